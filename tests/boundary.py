@@ -6,6 +6,7 @@ Runs in a process of its own, because the type checks of the tests stand before 
 import dataclasses
 import inspect
 import json
+import os
 import random
 import sys
 import types
@@ -159,6 +160,10 @@ def good(folder):
         "curve_for": ((run, aum), {}),
         "estimate_recording": ((plan,), {}),
         "estimate_retraining": ((run,), {"seeds": 2, "draws": 1, "grid": assay.LeaveOutGrid(4, count=1, queries=1)}),
+        "estimate_study": (
+            (assay.study_coresets, {"recipe": {"epochs": 1, "batch": 512}}),
+            {"scale": "tiny", "grid": assay.CoresetsGrid("aum", "top_k", seeds=1), "threads": 1},
+        ),
         "study_scaling": ((folder / "study",), {"scale": "tiny"}),
         "study_difficulty": ((folder / "study",), {"scale": "tiny"}),
         "study_cleansing": ((folder / "study",), {"scale": "tiny"}),
@@ -274,6 +279,9 @@ def called(name, function, args, given, where):
 
 
 def main(folder):
+    # A call that takes a text for a path may write there.
+    folder = folder.resolve()
+    os.chdir(folder)
     calls, total = good(folder), 0
     untried = set(assay.__all__) - set(calls) - MODULES - {"__version__", "AssayError", "Direction", "Need"}
     said = [f"not tried: {name}" for name in sorted(untried)]

@@ -51,7 +51,7 @@ EXAMPLES = {
     "studies/fidelity.py": {"sgd_influence", "loo"},
     "studies/complexity_gap.py": {"cg_score", "el2n", "forgetting", "aum"},
     "studies/coresets.py": {"herding", "aum", "dual", "dyn_unc", "el2n", "forgetting", "tdds"},
-    "studies/dynamics_pruning.py": {
+    "studies/pruning.py": {
         *("el2n", "forgetting", "aum", "dyn_unc", "tdds", "dual"),
         *("top_k", "bottom_k", "ccs", "d2", "moderate", "bws"),
     },

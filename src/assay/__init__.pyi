@@ -99,14 +99,15 @@ from .studies.complexity_gap import ComplexityGapGrid as ComplexityGapGrid
 from .studies.complexity_gap import study_complexity_gap as study_complexity_gap
 from .studies.coresets import CoresetsGrid as CoresetsGrid
 from .studies.coresets import study_coresets as study_coresets
+from .studies.costs import estimate_study as estimate_study
 from .studies.difficulty import DifficultyGrid as DifficultyGrid
 from .studies.difficulty import study_difficulty as study_difficulty
-from .studies.dynamics_pruning import PruningGrid as PruningGrid
-from .studies.dynamics_pruning import study_pruning as study_pruning
 from .studies.fidelity import FidelityGrid as FidelityGrid
 from .studies.fidelity import study_fidelity as study_fidelity
 from .studies.liveval import LiveValGrid as LiveValGrid
 from .studies.liveval import study_liveval as study_liveval
+from .studies.pruning import PruningGrid as PruningGrid
+from .studies.pruning import study_pruning as study_pruning
 from .studies.scaling import ScalingGrid as ScalingGrid
 from .studies.scaling import study_scaling as study_scaling
 
@@ -170,6 +171,7 @@ __all__ = [
     "duplicates",
     "estimate_recording",
     "estimate_retraining",
+    "estimate_study",
     "examples_from_arrays",
     "examples_from_dataset",
     "explain",

@@ -105,8 +105,10 @@ def test_times_in_words():
 
 @pytest.mark.slow
 def test_a_dry_run_prints_the_script_and_sends_nothing(capsys, tmp_path):
-    code, _, err = here(capsys, "study", "scaling", tmp_path / "s", *QUICK, "--dry-run")
-    assert code == 2 and "--dry-run prints what --where slurm would send" in sentence(err)
+    quick = (*QUICK[:-2], "--sizes", "0.5,1", "--metrics", "el2n:at=1")
+    code, out, err = here(capsys, "study", "scaling", tmp_path / "s", *quick, "--where", "processes:2", "--dry-run")
+    assert (code, err) == (0, "") and not list(tmp_path.iterdir())
+    assert "2 side by side" in out and "final models" in out and "train nothing" not in out and "#SBATCH" not in out
     pytest.importorskip("submitit")
     where = f"slurm:partition=gpu,gpus=1,time=240,folder={tmp_path / 'jobs'}"
     code, out, err = here(
@@ -114,11 +116,7 @@ def test_a_dry_run_prints_the_script_and_sends_nothing(capsys, tmp_path):
         "study",
         "scaling",
         tmp_path / "s",
-        *QUICK[:-2],
-        "--sizes",
-        "0.5,1",
-        "--metrics",
-        "el2n:at=1",
+        *quick,
         "--where",
         where,
         "--dry-run",

@@ -87,7 +87,7 @@ def test_the_plan_says_how_many_trainings_it_is_and_the_page_where_it_deviates(m
     study, folder = made
     lines = StudyPaths(folder).plan.read_text().splitlines()
     # Two recordings of one model with wrong labels and two without, and all, random, and both ends of two scores, in two repetitions.
-    assert lines[1].startswith("# 16 trainings: 4 recordings of 1 model each, and at most 12 final models")
+    assert lines[1].startswith("# 16 trainings at most: 4 recorded, 12 final models of as many steps as everything takes.")
     page = StudyPaths(folder).page.read_text()
     assert all(words in page for words in study.deviations[:1]) and "not obtainable" in page
     assert all(one.value is None for one in study.published)

@@ -72,7 +72,9 @@ def test_the_plan_says_how_many_trainings_it_is(made):
     _, folder = made
     lines = StudyPaths(folder).plan.read_text().splitlines()
     # One recording, and nets on everything, and by random, three choices and RS2 at two fractions; one of the choices refuses.
-    assert lines[1].startswith("# 12 trainings: 1 recording of 1 model each, and at most 11 final models of 2 epochs")
+    assert lines[1].startswith(
+        "# 12 trainings at most: 1 recorded, 1 final model on everything, 5 final models on 50 %, 5 final models on 25 %."
+    )
     assert len(list(StudyPaths(folder).trials.iterdir())) == 11 - 2
     assert 'batches = {"0.25" = 16}' in lines
 

@@ -1,5 +1,6 @@
 """`assay study`: replicate a whole experiment of a paper."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -243,9 +244,10 @@ def study_(
         inline, one after the other; processes, side by side on this machine, as many as there are cores, or processes:N (with several GPUs each its own);
         or slurm, each a job of the cluster, with options such as slurm:partition=gpu,gpus=1,time=240 (minutes; see docs/cluster.md).
     dry_run
-        With --where slurm: print the script that would be sent next, and how many jobs it is, and send nothing.
+        Say how many trainings of how many steps it takes, the hours on this machine and the bytes, and train nothing but a few steps that are measured. With --where slurm also
+        print the script that would be sent next, and how many jobs it is, and send nothing.
     """
-    from ..cluster.executors import Announced, executor
+    from ..cluster.executors import Announced, executor, side_by_side
     from ..core.errors import UnknownName, UsageError
     from ..experiments.execution import Execution
     from ..experiments.plan import merged, settings_in
@@ -253,12 +255,14 @@ def study_(
     from ..studies.cleansing import CleansingGrid, study_cleansing
     from ..studies.complexity_gap import ComplexityGapGrid, study_complexity_gap
     from ..studies.coresets import CoresetsGrid, study_coresets
+    from ..studies.costs import estimate_study
     from ..studies.difficulty import DifficultyGrid, study_difficulty
-    from ..studies.dynamics_pruning import PruningGrid, study_pruning
     from ..studies.fidelity import FidelityGrid, study_fidelity
     from ..studies.liveval import LiveValGrid, study_liveval
+    from ..studies.pruning import PruningGrid, study_pruning
     from ..studies.scaling import ScalingGrid, study_scaling
     from .console import say, showing_progress
+    from .plan import show_costs
 
     if study not in READ:
         raise UnknownName("study", study, READ)
@@ -334,27 +338,27 @@ def study_(
     # A plan that a study wrote holds what it combines too.
     settings, grid = merged(written, flags), {**combined(study, written.pop("study", {})), **given(how)}
     settings.pop("study", None)
-    if dry_run and where.partition(":")[0] != "slurm":
-        raise UsageError(f"--dry-run prints what --where slurm would send; with --where {where} leave it out.")
+    carried_out: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[[Any], None]]] = {
+        "scaling": (study_scaling, ScalingGrid, show_study),
+        "difficulty": (study_difficulty, DifficultyGrid, show_study),
+        "cleansing": (study_cleansing, CleansingGrid, show_cleansing),
+        "fidelity": (study_fidelity, FidelityGrid, show_fidelity),
+        "complexity_gap": (study_complexity_gap, ComplexityGapGrid, show_replication),
+        "liveval": (study_liveval, LiveValGrid, show_replication),
+        "coresets": (study_coresets, CoresetsGrid, show_replication),
+        "pruning": (study_pruning, PruningGrid, show_replication),
+    }
+    function, combination_of, show = carried_out[study]
+    # The study of fidelity has no plan.
+    asked: dict[str, Any] = {**({"settings": settings} if settings else {}), "scale": scale, "grid": combination_of(**grid)}
+    if dry_run:
+        show_costs(estimate_study(function, **asked), side_by_side(where), where)
+        say("That is the most: what the folder holds already is not taken off, and of equal trainings one is done.")
+        if where.partition(":")[0] != "slurm":
+            return
     with showing_progress() as progress, executor(where, dry_run=dry_run) as pool:
-        how_far: dict[str, Any] = {"scale": scale, "execution": Execution(pool, progress)}
         try:
-            if study == "fidelity":
-                show_fidelity(study_fidelity(folder, grid=FidelityGrid(**grid), **how_far))
-            elif study == "cleansing":
-                show_cleansing(study_cleansing(folder, settings, grid=CleansingGrid(**grid), **how_far))
-            elif study == "scaling":
-                show_study(study_scaling(folder, settings, grid=ScalingGrid(**grid), **how_far))
-            elif study == "difficulty":
-                show_study(study_difficulty(folder, settings, grid=DifficultyGrid(**grid), **how_far))
-            elif study == "complexity_gap":
-                show_replication(study_complexity_gap(folder, settings, grid=ComplexityGapGrid(**grid), **how_far))
-            elif study == "coresets":
-                show_replication(study_coresets(folder, settings, grid=CoresetsGrid(**grid), **how_far))
-            elif study == "pruning":
-                show_replication(study_pruning(folder, settings, grid=PruningGrid(**grid), **how_far))
-            else:
-                show_replication(study_liveval(folder, settings, grid=LiveValGrid(**grid), **how_far))
+            show(function(folder, **asked, execution=Execution(pool, progress)))
         except Announced as told:
             say(told.script)
             say(f"{told.jobs:,} job{'s' if told.jobs > 1 else ''} would be sent; those of later steps are like them.")

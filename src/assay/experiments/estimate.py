@@ -1,8 +1,10 @@
 """What trainings will cost, before they are begun: measured from a few steps on this machine."""
 
 import dataclasses
+import json
 import math
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +17,7 @@ from ..runs.run import Run
 from ..training.batches import TrainingData, sizes
 from ..training.loop import predict, train
 from ..training.state import TrainingState
+from .execution import Execution
 from .lds import LeaveOutGrid
 from .plan import LoadedData, Plan, load_data, plan_of
 
@@ -51,6 +54,94 @@ class Cost:
         return math.ceil(self.trainings / workers) * self.steps * self.seconds_per_step
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Work:
+    """Trainings of one kind that something long consists of.
+
+    Attributes:
+        what: What they are, as it follows a number: "final models on 30 %".
+        trainings: How many there are at most.
+        steps: Optimizer steps of each.
+        plan: How they are trained; or a function that measures the seconds of one step, where there is no plan.
+        recorded: Whether they are recorded.
+    """
+
+    what: str
+    trainings: int
+    steps: int
+    plan: Plan | Callable[[], float]
+    recorded: bool = False
+
+
+class Planned(Exception):
+    """Raised by a dry run in the place of the first training.
+
+    Attributes:
+        work: All that would be trained.
+    """
+
+    def __init__(self, work: Sequence[Work]):
+        super().__init__(counted_work(work))
+        self.work = tuple(work)
+
+
+def counted_work(work: Sequence[Work]) -> str:
+    """How many trainings it is, in words."""
+    total = sum(one.trainings for one in work)
+    kinds = [f"{one.trainings:,} {one.what if one.trainings > 1 else one.what.replace('models', 'model')}" for one in work]
+    return f"{total:,} trainings at most: {', '.join(kinds)}."
+
+
+class DryRun(Execution):
+    """With this a study ends before its first training."""
+
+
+def announce(execution: Execution | None, work: Sequence[Work]) -> None:
+    """End a dry run here.
+
+    Raises:
+        Planned: It is one.
+    """
+    if isinstance(execution, DryRun):
+        raise Planned(work)
+
+
+def estimate_work(work: Sequence[Work], threads: int = 1) -> list[Cost]:
+    """What trainings cost, each with so many torch threads; equal plans are measured once.
+
+    Raises:
+        UsageError: A plan does not fit the data, or the device is absent.
+        AssayError: As training.
+    """
+    known: dict[str, float] = {}
+    costs = []
+    with threads_of_torch(threads):
+        for one in work:
+            if not isinstance(one.plan, Plan):
+                costs.append(Cost(one.what, one.trainings, one.steps, one.plan(), one.trainings * OUTCOME, threads))
+                continue
+            if one.recorded:
+                cost = estimate_recording(one.plan)
+                size = cost.bytes // cost.trainings * one.trainings
+                costs.append(dataclasses.replace(cost, what=one.what, trainings=one.trainings, bytes=size))
+                continue
+            plain = one.plan.plain()
+            # Neither how long is trained nor the seed changes what a step takes.
+            recipe = {name: value for name, value in plain.pop("recipe", {}).items() if name != "epochs"}
+            key = json.dumps({**plain, "seed": 0, "recipe": recipe}, sort_keys=True)
+            if key not in known:
+                known[key], _ = _measured(one.plan, load_data(one.plan))
+            costs.append(Cost(one.what, one.trainings, one.steps, known[key], one.trainings * OUTCOME, threads))
+    return costs
+
+
+def steps_of(plan: Plan, examples: int) -> int:
+    """Optimizer steps of one training by the plan on so many examples."""
+    recipe = plan.training
+    size = plan.selector.epoch_size(examples) if plan.selector is not None else None
+    return recipe.epochs * len(sizes(examples if size is None else size, recipe.batch, recipe.last_batch))
+
+
 @checked_arguments
 def estimate_recording(plan: Plan) -> Cost:
     """What recording by a plan costs.
@@ -68,7 +159,7 @@ def estimate_recording(plan: Plan) -> Cost:
     kept = plan.record.checkpoints
     states = epochs + 1 if kept == "every" else 0 if kept == "none" else 3 if kept == "last" else len(set(kept)) + 3
     examples, classes = len(loaded.train), loaded.train.classes
-    steps = _steps(plan, examples)
+    steps = steps_of(plan, examples)
     if plan.record.view == "eval":
         seconds += epochs * _pass(plan, loaded) / steps
     facts = FACTS + (4 * classes if plan.record.keep_logits else 0)
@@ -111,7 +202,7 @@ def estimate_retraining(run: str | Path | Run, *, seeds: int = 5, draws: int = 5
         with threads_of_torch(1):
             alone, _ = _measured(plan, loaded)
     examples = len(loaded.train)
-    steps, grown = _steps(plan, examples), _bytes(run.folder)
+    steps, grown = steps_of(plan, examples), _bytes(run.folder)
     counts = len(default_counts(max(examples // 2, 1)))
     removals = 1 + counts * (1 + draws)
     number = (grid.same_seed + grid.other_seeds) * grid.subsets
@@ -126,13 +217,6 @@ def estimate_retraining(run: str | Path | Run, *, seeds: int = 5, draws: int = 5
 
 OUTCOME = 500
 """Bytes of a file with the result of one training."""
-
-
-def _steps(plan: Plan, examples: int) -> int:
-    """Optimizer steps of one training by the plan."""
-    recipe = plan.training
-    size = plan.selector.epoch_size(examples) if plan.selector is not None else None
-    return recipe.epochs * len(sizes(examples if size is None else size, recipe.batch, recipe.last_batch))
 
 
 def _measured(plan: Plan, loaded: LoadedData) -> tuple[float, TrainingState]:

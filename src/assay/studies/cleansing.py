@@ -49,6 +49,7 @@ from ..core.scores import Scores
 from ..core.selection import worst
 from ..core.trial import FEWEST, Comparison
 from ..experiments.cleanse import Wanted, Window, check_test, curve_replay, shelf_of, trained_without, window_of
+from ..experiments.estimate import Work, announce, steps_of
 from ..experiments.evidence import identity
 from ..experiments.execution import Execution
 from ..experiments.plan import Plan, PlanRecording, load_data, merged
@@ -256,6 +257,7 @@ def study_cleansing(
     notes = []
     if left := [f"{count:,}" for count in setup.remove if count not in fit]:
         notes.append(f"{', '.join(left)} were not removed: there are {len(loaded.train):,} training examples.")
+    announce(execution, _work(setup, len(fit), len(loaded.train)))
     execution = execution or Execution()
     with ExitStack() as stack:
         pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
@@ -277,6 +279,18 @@ def study_cleansing(
     replace(paths.summary, table(found).encode())
     written(found, folder, render_cleansing(found))
     return found
+
+
+def _work(setup: _Setup, counts: int, examples: int) -> list[Work]:
+    """All trainings: the recordings, and what is repeated of them."""
+    plan = setup.of_trial(0)
+    steps = steps_of(plan, examples)
+    each = 1 + counts * (1 + len(setup.methods))
+    repeated = steps if setup.retrain == "all" else steps // plan.training.epochs
+    return [
+        Work("recorded", setup.trials, steps, plan, recorded=True),
+        Work("repeated without the worst or random ones", setup.trials * each, repeated, plan),
+    ]
 
 
 def _setup(settings: dict[str, Any] | None, scale: str, grid: CleansingGrid) -> _Setup:

@@ -22,14 +22,15 @@ from ..core.replication import LeftOut, Measured, PublishedNumber, ReplicationSt
 from ..core.scores import Scores
 from ..core.study import ALL, EASY, HARD, RANDOM, Study
 from ..experiments.detection import detect
+from ..experiments.estimate import Work, announce, steps_of
 from ..experiments.execution import Execution
 from ..experiments.plan import Plan, load_data
 from ..maths.ranking import rank_correlation
 from ..runs.artefacts import load_scores
 from ..runs.paths import RunPaths
 from ..runs.run import Run
+from .by_difficulty import Setup, pruned
 from .folders import told
-from .pruning import Setup, pruned
 from .replication import check_plan, counted, each_once, facts, finish, fractions_of, measured, owned, write_plan
 from .scaling import planned, probe_of, titled
 from .trainings import Recorded, recordings
@@ -192,10 +193,12 @@ def study_complexity_gap(
     paths = owned(folder, told(plain))
     known = load_data(setup.final(0), anew=True).true_labels is not None
     plans = [_dirty(setup, repetition, None if known else plant) for repetition in range(setup.seeds)]
+    work = _work(setup, models)
+    announce(execution, work)
     write_plan(
         paths,
         setup.name,
-        _trainings(setup, models),
+        work,
         asked,
         {
             "metrics": list(metrics[1:]), "fractions": [one for one in setup.fractions if one < 1], "seeds": setup.seeds, "probe_epochs": epochs,
@@ -281,13 +284,14 @@ def _dirty(setup: Setup, repetition: int, plant: dict[str, Any] | None) -> Plan:
     return Plan.make(plain)
 
 
-def _trainings(setup: Setup, models: int) -> str:
+def _work(setup: Setup, models: int) -> list[Work]:
+    plan, probed = setup.final(0), setup.probed(0, 1.0)
     final = setup.seeds * (1 + (len(setup.fractions) - 1) * (1 + 2 * len(setup.metrics)))
-    recorded = 2 * setup.seeds
-    return (
-        f"{recorded * models + final} trainings: {recorded} recordings of {models} {'model' if models == 1 else 'models'} each, and at most {final} final "
-        "models of as many steps as everything takes."
-    )
+    examples = len(load_data(plan).train)
+    return [
+        Work("recorded", 2 * setup.seeds * models, steps_of(probed, examples), probed, recorded=True),
+        Work("final models of as many steps as everything takes", final, steps_of(plan, examples), plan),
+    ]
 
 
 def _detected(folder: Path, plan: Plan, metrics: Sequence[str], gaps: dict[str, str], seed: int) -> Iterator[Measured]:

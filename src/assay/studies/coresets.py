@@ -19,6 +19,7 @@ from ..core.arguments import checked_arguments, checked_fields
 from ..core.errors import UnknownName, UsageError
 from ..core.replication import LeftOut, PublishedNumber, ReplicationStudy, Section
 from ..core.study import RANDOM
+from ..experiments.estimate import announce
 from ..experiments.execution import Execution
 from ..experiments.plan import Plan, load_data
 from ..policies import catalogue, parse
@@ -28,7 +29,7 @@ from .parts import SECTION, Budget, Choice, Protocol, budget_options, live_contr
 from .replication import check_plan, counted, each_once, facts, finish, fractions_of, owned, write_plan
 from .scaling import planned, titled
 
-NEEDED = {"start": ("0.0", "0.1"), "cutoff": ("0.0", "0.1")}
+NEEDED = {"start": ("0.1", "0.3"), "cutoff": ("0.0", "0.1")}
 """Values for options without a default, other than `keep` and `seed`; those that do not fit a budget are left out."""
 
 
@@ -197,7 +198,9 @@ def carried_out(
     settings = told({"study": name, "plan": plan.plain(), **combined})
     paths = owned(folder, settings)
     plan.augmentation(load_data(plan, anew=True), 0)
-    write_plan(paths, name, protocol.counted(), plan, combined)
+    work = protocol.work()
+    announce(execution, work)
+    write_plan(paths, name, work, plan, combined)
     with ExitStack() as stack:
         pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
         carried = protocol if altered is None else dataclasses.replace(protocol, plan=altered(paths))

@@ -18,7 +18,7 @@ from ..core.arguments import checked_arguments, moved_keywords
 from ..core.errors import UnknownName, UsageError
 from ..core.study import Study
 from ..experiments.execution import MOVED, Execution
-from .pruning import Setup, study, written
+from .by_difficulty import Setup, study, written
 from .scaling import GRID, Scale, StudyGrid, floats, planned, probe_of, titled
 from .scaling import SCALES as SCALING
 

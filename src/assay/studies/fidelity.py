@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import math
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -40,6 +41,7 @@ from ..data.adult import COLUMNS, files_in
 from ..data.digits import Digits
 from ..data.mnist import MNIST
 from ..data.table import read_csv
+from ..experiments.estimate import Work, announce
 from ..experiments.execution import Execution
 from ..experiments.request import Request
 from ..experiments.score import served
@@ -244,6 +246,7 @@ def study_fidelity(
             raise UsageError(
                 f"{name} has {len(inputs)} examples, fewer than {examples} to train on and as many to validate; give fewer examples."
             )
+    announce(execution, [_work(cell, sources[SETTINGS[cell].data], examples, seeds) for cell in wanted])
     found = _measured(wanted, sources, examples, seeds, paths, execution)
     published = tuple(one for one in PUBLISHED if one.setting in wanted) if examples == PROTOCOL else ()
     machine = here()
@@ -269,6 +272,29 @@ def study_fidelity(
     )
     written(study, folder, render_fidelity(study))
     return study
+
+
+def _work(cell: str, path: str, examples: int, seeds: int) -> Work:
+    """All trainings of one setting: for each seed one that is recorded, and one without each example."""
+    setting = SETTINGS[cell]
+    steps = setting.epochs * math.ceil(examples / setting.batch)
+    return Work(f"of {cell}", seeds * (1 + examples), steps, functools.partial(_seconds_of_a_step, cell, path, examples))
+
+
+def _seconds_of_a_step(cell: str, path: str, examples: int, steps: int = 50) -> float:
+    """Seconds of one step of a setting's training."""
+    setting = SETTINGS[cell]
+    x, y, _, _ = drawn(*loaded(setting.data, path), 0, examples)
+    batch = torch.from_numpy(x[: setting.batch]), torch.from_numpy(y[: setting.batch]).double()
+    model = net_of(setting.net, x.shape[1]).double()
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.1), losses_with(setting.alpha or 0.0)
+    for step in range(2 * steps):
+        if step == steps:
+            began = time.perf_counter()
+        optimizer.zero_grad()
+        losses(model, batch).mean().backward()
+        optimizer.step()
+    return (time.perf_counter() - began) / steps
 
 
 def _titles(net: str, asked: str | Sequence[str] | None) -> tuple[str, ...]:

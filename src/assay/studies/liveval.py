@@ -9,6 +9,7 @@ same for flips after 1, 2, ... epochs, and test accuracy of new nets without wha
 import dataclasses
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
@@ -32,6 +33,7 @@ from ..core.scores import ordered
 from ..core.study import ALL, RANDOM
 from ..core.trial import Outcome
 from ..data.image_corruption import blurred
+from ..experiments.estimate import Work, announce, steps_of
 from ..experiments.evidence import open_replay
 from ..experiments.execution import Execution
 from ..experiments.plan import LoadedData, Plan, load_data
@@ -319,11 +321,13 @@ def study_liveval(
     with ExitStack() as stack:
         pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
         progress = execution.progress
+        work = _work(setup)
+        announce(execution, work)
         cases = [case for seed in setup.seeds() for case in _cases(setup, seed, paths)]
         write_plan(
             paths,
             "liveval",
-            _trainings(setup, cases),
+            work,
             setup.plan,
             {**setup.grid, "methods": [one.title for one in setup.methods]},
         )
@@ -389,8 +393,8 @@ def _based(setup: _Setup, seed: int) -> Plan:
     return Plan.make({**setup.plan.plain(), "seed": seed})
 
 
-def _cases(setup: _Setup, seed: int, paths: StudyPaths) -> Iterator[Case]:
-    """Every altered data and number of epochs of a repetition."""
+def _wanted(setup: _Setup) -> dict[tuple[str, int, float], set[int]]:
+    """For how many epochs is trained on each altered data: by how they are altered, how many examples, and how far."""
     grid, epochs = setup.grid, setup.plan.training.epochs
     modes = grid["modes"]
     wanted: dict[tuple[str, int, float], set[int]] = {}
@@ -406,9 +410,15 @@ def _cases(setup: _Setup, seed: int, paths: StudyPaths) -> Iterator[Case]:
         wanted |= {("boundary", count, intensity): set(grid["n_epochs"]) for count, intensity in places}
     if "train_and_eval" in modes:
         wanted["clean", 0, 0.0] = {epochs}
+    return wanted
+
+
+def _cases(setup: _Setup, seed: int, paths: StudyPaths) -> Iterator[Case]:
+    """Every altered data and number of epochs of a repetition."""
+    grid = setup.grid
     loaded = load_data(_based(setup, seed))
     check_in_memory(loaded.train, setup.plan.data)
-    for (mode, count, intensity), lengths in wanted.items():
+    for (mode, count, intensity), lengths in _wanted(setup).items():
         inputs, labels, altered, tracked = altered_data(loaded, mode, count, intensity, seed, grid)
         name = f"{mode}-{count}-{intensity:g}-{seed}"
         assert loaded.validation is not None
@@ -717,18 +727,26 @@ def _left_out(setup: _Setup, made: set[str]) -> Iterator[LeftOut]:
                     yield LeftOut(section, *cell, "The smaller bound lies above the larger one.")
 
 
-def _trainings(setup: _Setup, cases: Sequence[Case]) -> str:
-    altered = [case for case in cases if case.mode != "clean"]
-    early = [
-        case
-        for case in altered
-        if case.mode == "flip" and "early_detection" in setup.grid["modes"] and case.epochs in setup.grid["n_epochs"]
-    ]
-    again = len(altered) * len(setup.slow) * (1 + setup.grid["num_scores"])
-    final = len(early) * (len(setup.methods) + 3) + (len(cases) - len(altered)) * (
-        len(setup.grid["fraction"]) * (len(setup.quick) + 1) + 1
-    )
-    return (
-        f"{len(cases) + again + final} trainings: {len(cases)} recordings, {again} repeated without an example, and at most {final} final models, of at most "
-        f"{max(case.epochs for case in cases)} epochs."
-    )
+def _work(setup: _Setup) -> list[Work]:
+    """All trainings: of each length those that are recorded, repeated without an example, and new."""
+    grid, seeds, base = setup.grid, len(setup.seeds()), _based(setup, setup.plan.seed)
+    examples = len(load_data(base).train)
+    recorded, again, final = Counter[int](), Counter[int](), Counter[int]()
+    for (mode, _, _), lengths in _wanted(setup).items():
+        for length in lengths:
+            recorded[length] += seeds
+            if mode == "clean":
+                final[length] += seeds * (len(grid["fraction"]) * (len(setup.quick) + 1) + 1)
+                continue
+            again[length] += seeds * len(setup.slow) * (1 + grid["num_scores"])
+            if mode == "flip" and "early_detection" in grid["modes"] and length in grid["n_epochs"]:
+                final[length] += seeds * (len(setup.methods) + 3)
+    found = []
+    for what, counts in (("recorded", recorded), ("repeated without an example", again), ("final models", final)):
+        for length, number in sorted(counts.items()):
+            plan = Plan.make({**base.plain(), "recipe": {**base.recipe, "epochs": length}})
+            how = Plan.make({**plan.plain(), "record": {"checkpoints": "every"}}) if what == "recorded" else plan
+            words = f"{what}, {length} epoch{'s' if length > 1 else ''}"
+            if number:
+                found.append(Work(words, number, steps_of(plan, examples), how, recorded=what == "recorded"))
+    return found

@@ -18,6 +18,7 @@ from ..core.replication import LeftOut, Measured
 from ..core.selection import budget_of
 from ..core.study import ALL
 from ..experiments.choose import decide
+from ..experiments.estimate import Work, steps_of
 from ..experiments.execution import Execution
 from ..experiments.plan import LoadedData, Plan, load_data
 from ..experiments.trials import TURN, Arm
@@ -25,7 +26,7 @@ from ..policies import catalogue, live_catalogue, parse_live
 from ..runs.artefacts import finished, load_decision, load_scores, save_decision
 from ..runs.paths import RunPaths, StudyPaths
 from ..runs.run import Run
-from ..training.batches import sizes as steps_of
+from ..training.batches import sizes
 from .scaling import probe_of
 from .trainings import Job, Recorded, check_epochs, outcomes, recordings
 
@@ -116,15 +117,25 @@ class Protocol:
             f"probe-{repetition}", Plan.make({**plan.plain(), **how, "recipe": plan.recipe, "record": record}), tuple(titles)
         )
 
-    def counted(self) -> str:
-        """How many trainings it is, in words."""
-        recorded = self.seeds
-        final = self.seeds * (1 + sum(len(choices) + len(self.live) for choices in self.choices.values()))
-        each = f"{self.plan.training.epochs} epochs" if self.budget == "epochs" else "as many steps as everything takes"
-        return (
-            f"{recorded * self.models + final} trainings: {recorded} {'recording' if recorded == 1 else 'recordings'} of {self.models} {'model' if self.models == 1 else 'models'} each, and at most "
-            f"{final} final models of {each}."
-        )
+    def work(self) -> list[Work]:
+        """All trainings."""
+        plan, examples = self.of(0), len(load_data(self.of(0)).train)
+        steps = steps_of(plan, examples)
+        found = [
+            Work("recorded", self.seeds * self.models, steps, self.recorded(0).plan, recorded=True),
+            Work("final models on everything", self.seeds, steps, plan),
+        ]
+        for fraction, choices in self.choices.items():
+            of_part = self.of_part(plan, fraction)
+            taken = steps if self.budget == "steps" else steps_of(of_part, budget_of(fraction, examples))
+            number = self.seeds * (len(choices) + len(self.live))
+            found.append(Work(f"final models on {100 * fraction:g} %", number, taken, of_part))
+        return found
+
+    def of_part(self, plan: Plan, fraction: float) -> Plan:
+        """The plan of a repetition with the batch size of a fraction."""
+        batch = self.batches.get(fraction)
+        return plan if batch is None else Plan.make({**plan.plain(), "recipe": {**plan.recipe, "batch": batch}})
 
 
 def measured(protocol: Protocol, paths: StudyPaths, execution: Execution) -> tuple[list[Measured], list[LeftOut]]:
@@ -209,12 +220,11 @@ def _jobs(
     plan = protocol.of(repetition)
     loaded = load_data(plan)
     recipe = plan.training
-    steps = recipe.epochs * len(steps_of(len(loaded.train), recipe.batch, recipe.last_batch))
+    steps = steps_of(plan, len(loaded.train))
     taken = steps if protocol.budget == "steps" else None
     everything = Job(plan, _arm(loaded, torch.ones(len(loaded.train), dtype=torch.bool)), taken)
     for fraction, choices in protocol.choices.items():
-        batch = protocol.batches.get(fraction)
-        of_part = plan if batch is None else Plan.make({**plan.plain(), "recipe": {**plan.recipe, "batch": batch}})
+        of_part = protocol.of_part(plan, fraction)
         yield fraction, ALL, everything
         for choice in choices:
             if (fraction, choice.row) in refused:
@@ -226,7 +236,7 @@ def _jobs(
             yield fraction, choice.row, Job(of_part, Arm("kept", ids, labels, decision.weights[kept]), taken)
         for spec in protocol.live:
             selector = parse_live(spec, {"keep": fraction})
-            per_epoch = len(steps_of(budget_of(fraction, len(loaded.train)), of_part.training.batch, recipe.last_batch))
+            per_epoch = len(sizes(budget_of(fraction, len(loaded.train)), of_part.training.batch, recipe.last_batch))
             # A live selector goes by epochs: as many as reach the steps.
             epochs = recipe.epochs if taken is None else math.ceil(taken / per_epoch)
             anew = (

@@ -1,470 +1,360 @@
-"""What the studies of pruning share: rank a part of the data by difficulty, keep a fraction of it, train for equal numbers of steps, compare."""
+"""Is a pruned dataset as good as the whole, by scores of the first epochs? The tables of DUAL (2025) and TDDS (2024), with the baselines that stand in them.
 
-import contextlib
+The first epochs of a long training are recorded (30 of 200 for DUAL; 10 to 90 for TDDS by how much is pruned; all for the baselines that read all), a fraction is
+kept by each row of the table, and new nets are trained on it, with smaller batches where little is kept. Labels can be wrong (the plan's table plant) and images corrupted.
+"""
+
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
-from .. import methods
-from ..cluster.executors import executor
-from ..core.errors import UsageError
-from ..core.ids import Ids
-from ..core.report_data import Agreement
-from ..core.scores import Scores, ordered
-from ..core.selection import budget_of
-from ..core.study import ALL, EASY, HARD, RANDOM, ArmComparison, FrontierPoint, PowerLawFit, Pruned, Study
-from ..core.trial import FEWEST, Outcome
+from .. import data, methods
+from ..core import options
+from ..core.arguments import checked_arguments, checked_fields
+from ..core.errors import UnknownName, UsageError
+from ..core.replication import Known, PublishedNumber, ReplicationStudy
+from ..core.study import ALL, RANDOM
 from ..experiments.execution import Execution
-from ..experiments.plan import LoadedData, Plan, PlanRecording, load_data
-from ..experiments.progress import Progress
-from ..experiments.trials import Arm
-from ..experiments.verify import compare
-from ..maths import draws, power_law, ranking, statistics
-from ..replay.activations import layered
-from ..reports.study import render_study
-from ..runs.artefacts import load_scores
-from ..runs.paths import RunPaths, StudyPaths
-from ..runs.run import Run
-from ..runs.schema import here
-from ..training.batches import sizes as steps_of
-from ..training.device import device_named
-from . import folders
-from .folders import claimed, told
-from .trainings import Job, Recorded, check_epochs, outcomes, recordings
+from ..experiments.plan import Plan, load_data, merged
+from ..maths import draws
+from ..runs.paths import StudyPaths
+from .alterations import check_in_memory, saved_arrays, transformed
+from .coresets import batches_of, carried_out
+from .parts import SECTION, Budget, Choice, Protocol, live_controls
+from .replication import check_plan, counted, finish, fractions_of
+from .scaling import planned
+
+SCHEDULE = 200
+"""Epochs of the schedule in which the papers count, but for ImageNet."""
+WINDOW, EL2N_AT = 10, 20
+"""DUAL's window; the epoch after which EL2N is read, counted from 0."""
+SHORTEST = 3
+"""Fewest epochs of a window, where a schedule is shorter than the papers'."""
+PRUNED = (0.3, 0.5, 0.7, 0.8, 0.9)
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup:
-    """Settings of a study: what is trained on which parts of the data.
+class OfData:
+    """What the papers set by dataset.
 
     Attributes:
-        name: Name of the study.
-        plan: How every final model is trained; its seed is that of the first repetition.
-        probe: Settings, overriding those of `plan`, of the recording that ranks examples by difficulty.
-        metrics: Scores that measure difficulty, by title.
-        sizes: Sizes of the parts of the data, as fractions of the training examples.
-        fractions: Fractions of each part to keep; 1 is always included.
-        seeds: Number of repetitions, each with its own part of the data, scores, random choice and training.
-        per_class: Whether the same fraction of every class is kept.
-        angles: Angles between probe and teacher in the theory, in degrees; empty for no theory.
-
-    Raises:
-        UsageError: Nothing to study, a fraction out of range or given twice, a plan that holds examples out or has several models, or a probe
-            that is no plan.
-        UnknownName: An unknown metric.
+        c_d: How late DUAL's sampling turns to easy examples.
+        cutoff: What CCS and D2 drop first, by fraction pruned (PRUNED).
+        tdds: Epochs that TDDS reads, and its window, by fraction pruned.
+        early: Epochs that DUAL reads.
+        schedule: Epochs of the schedule in which all these are counted.
     """
 
-    name: str
-    plan: Plan
-    probe: Mapping[str, Any]
-    metrics: tuple[str, ...]
-    sizes: tuple[float, ...]
-    fractions: tuple[float, ...]
-    seeds: int
-    per_class: bool = False
-    angles: tuple[float, ...] = ()
+    c_d: float
+    cutoff: tuple[float, ...]
+    tdds: tuple[tuple[int, int], ...]
+    early: int = 30
+    schedule: int = SCHEDULE
 
-    def __post_init__(self):
-        for what, given in (("sizes", self.sizes), ("fractions", self.fractions)):
-            if bad := [one for one in given if not 0 < one <= 1]:
-                raise UsageError(f"{what}: {bad[0]:g} is outside 0..1, 0 excluded; give fractions such as 0.5.")
-            # Calls and files are named by six digits.
-            if len({f"{one:g}" for one in given}) < len(given) or not given:
-                raise UsageError(f"{what}: {', '.join(f'{one:g}' for one in given) or 'none'}; give at least one, and each once.")
-        object.__setattr__(self, "sizes", tuple(sorted(self.sizes)))
-        object.__setattr__(self, "fractions", tuple(sorted({*self.fractions, 1.0}, reverse=True)))
-        titles = tuple(methods.parse(one).title for one in self.metrics)
-        if not titles or len(set(titles)) < len(titles):
-            raise UsageError(f"metrics: {', '.join(titles) or 'none'}; give at least one, and each once.")
-        object.__setattr__(self, "metrics", titles)
-        if isinstance(self.seeds, bool) or not isinstance(self.seeds, int) or self.seeds < 1:
-            raise UsageError(f"seeds={self.seeds} is no whole number of 1 or more.")
-        plan = self.plan
-        if plan.validation or plan.subset < 1 or plan.models > 1 or plan.member or plan.training.horizon is not None:
-            raise UsageError(
-                "A study chooses its own parts and takes its own steps; leave validation, subset, models, member and a horizon out of the "
-                "plan."
-            )
-        if plan.record != PlanRecording():
-            raise UsageError("A study says itself what its recordings keep; leave the table record out of the plan.")
-        device_named(plan.training.device)
-        check_epochs(titles, self.probed(0, self.sizes[0]).training.epochs, "probe epochs")
 
-    def final(self, repetition: int) -> Plan:
-        """The plan of the final models of a repetition."""
-        return Plan.make({**self.plan.plain(), "seed": self.plan.seed + repetition})
-
-    def probed(self, repetition: int, size: float) -> Plan:
-        """The plan of the recording of a part of the data."""
-        base = self.final(repetition).plain()
-        recipe = {**base.get("recipe", {}), **self.probe.get("recipe", {})}
-        return Plan.make({**base, **self.probe, "recipe": recipe, "subset": size})
-
-    def plain(self) -> dict[str, Any]:
-        """All settings as plain values that JSON can hold."""
-        return {**dataclasses.asdict(self), "plan": self.plan.plain(), "probe": dict(self.probe)}
+CIFAR10 = OfData(5.5, (0.0, 0.0, 0.1, 0.1, 0.3), ((70, 10), (90, 10), (80, 10), (30, 10), (10, 5)))
+OF_DATA = {
+    "cifar10": CIFAR10,
+    "cifar100": OfData(4.0, (0.1, 0.2, 0.2, 0.4, 0.5), ((90, 10), (70, 10), (60, 20), (20, 10), (10, 5))),
+    "imagenet": OfData(11.0, (0.0, 0.1, 0.2, 0.2, 0.3), ((60, 10),) * 5, 60, 60),
+}
+"""By name of the reader; other data take those of CIFAR-10."""
+CIFAR = {
+    "epochs": SCHEDULE, "batch": 128, "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "schedule": "cosine", "crop": 4, "flip": True,
+}  # fmt: skip
+SETTINGS: dict[str, dict[str, Any]] = {
+    # The README's schedule: a whole cosine of 60 epochs.
+    "imagenet": {
+        "net": "resnet34",
+        "recipe": {**CIFAR, "epochs": 60, "batch": 256, "weight_decay": 1e-4, "nesterov": False, "crop": 0},
+    },
+}
+"""What the plan of the scale `paper` is for other data than CIFAR."""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Trial:
-    """A training that is due, and for what it counts."""
+class Scale:
+    """A preset of the size of a study.
 
-    arm: str
-    metric: str
-    size: float
-    fraction: float
-    repetition: int
-    kept: Arm
-
-
-def kept(
-    hardness: Tensor, ids: Ids, fraction: float, arm: str, labels: Int[Tensor, " examples"] | None = None
-) -> Int[Tensor, " kept"]:
-    """Positions that an arm keeps, in rising order: the floor(fraction * examples) hardest or easiest; with `labels`, counted within each class.
-
-    Examples are sorted by hardness, equal values by id; the easy arm keeps the first ones and the hard arm the last ones, so that up to a
-    fraction of 1/2 no example is in both.
-
-    Args:
-        hardness: Larger is harder.
-        ids: Ids of the examples.
-        fraction: Fraction to keep, in 0..1; with `labels`, the same fraction of every class.
-        arm: `hard` or `easy`.
-        labels: Given class of each example, if classes are counted separately.
+    Attributes:
+        settings: Defaults for the plan.
+        fractions: Fractions that are kept.
+        batches: Batch sizes by fraction.
+        seeds: Number of repetitions.
     """
-    order = ordered(hardness.to(torch.float64), ids, descending=False)
-    groups = [order] if labels is None else [order[labels[order] == one] for one in labels.unique()]
-    parts = [
-        group[: budget_of(fraction, len(group))] if arm == EASY else group[len(group) - budget_of(fraction, len(group)) :]
-        for group in groups
-    ]
-    return torch.cat(parts).sort().values
+
+    settings: dict[str, Any]
+    fractions: tuple[float, ...]
+    batches: dict[float, int]
+    seeds: int
 
 
-def study(setup: Setup, folder: str | Path, execution: Execution) -> Study:
-    """Do all recordings, scorings, prunings and trainings still due, and return the study; `written` saves it.
+SCALES = {
+    "tiny": Scale({"data": "digits:test=1000", "net": "mlp:widths=16", "recipe": {"epochs": 20, "batch": 64, "schedule": "cosine"}}, (0.3, 0.1), {0.1: 16}, 3),
+    "small": Scale(
+        {"data": "digits", "net": "mlp:widths=64", "recipe": {"epochs": 60, "batch": 64, "schedule": "cosine"}}, (0.7, 0.5, 0.3, 0.2, 0.1), {0.2: 32, 0.1: 16}, 5,
+    ),
+    "paper": Scale({"net": "resnet18", "recipe": CIFAR}, (0.7, 0.5, 0.3, 0.2, 0.1), {0.2: 64, 0.1: 32}, 3),
+}  # fmt: skip
+"""`tiny` takes less than a minute, `small` is planned for less than an hour on two cores, `paper` has the papers' protocol and wants GPUs and a dataset."""
 
-    Recordings and trainings are kept in `folder` as they are finished, and reused when the same study is run again.
+_FIGURE = "README figure of DUAL, ResNet-18"
+_DUAL = "abstract of DUAL, ResNet-34"
+_TDDS = "TDDS, its own setup with score-weighted losses"
+_COLUMNS = ("0.7", "0.5", "0.3", "0.2", "0.1")
+_READ_OFF: dict[str, dict[str, tuple[float | None, ...]]] = {
+    "cifar10": {
+        "random": (94.39, 93.20, 90.47, 88.30, 83.72),
+        "EL2N": (95.42, 95.18, 91.62, None, None),
+        "Dyn-Unc": (95.5, 95.35, 91.79, 83.34, None),
+        "TDDS (their run)": (94.43, 93.10, 91.02, 88.25, 82.49),
+        "CCS": (95.31, 95.06, 92.68, 91.25, 85.92),
+        "D2": (94.12, 93.26, 92.34, 90.38, 86.08),
+        "DUAL + beta": (95.51, 95.23, 93.04, 91.42, 87.10),
+        "DUAL": (None,) * 5,
+        "forgetting": (None,) * 5,
+        "AUM": (None,) * 5,
+    },
+    "cifar100": {
+        "random": (75.14, 71.68, 64.86, 59.25, 45.1),
+        "EL2N": (77.12, 68.98, None, None, None),
+        "Dyn-Unc": (77.64, 74.24, 64.31, 55.05, None),
+        "TDDS (their run)": (75.0, 71.82, 64.6, 59.87, 47.96),
+        "CCS": (77.15, 73.76, 68.65, 64.08, 54.2),
+        "D2": (76.49, 73.84, 62.98, 61.48, 50.15),
+        "DUAL + beta": (77.86, 74.66, 69.25, 64.77, 54.56),
+        "DUAL": (None,) * 5,
+        "forgetting": (None,) * 5,
+        "AUM": (None,) * 5,
+    },
+}
 
-    Args:
-        setup: Settings of the study.
-        folder: Where recordings and trainings are kept.
-        execution: Where recordings and trainings run, and who is told of each.
+
+def _figure(name: str) -> tuple[PublishedNumber, ...]:
+    return tuple(
+        PublishedNumber(SECTION, row, column, None if value is None else round(value / 100, 6), _known(value), _FIGURE)
+        for row, values in _READ_OFF[name].items()
+        for column, value in zip(_COLUMNS, values, strict=True)
+    )
+
+
+def _known(value: float | None) -> Known:
+    return "not obtainable" if value is None else "read off a figure"
+
+
+PUBLISHED = {
+    "cifar10": _figure("cifar10"),
+    "cifar100": (
+        *_figure("cifar100"),
+        PublishedNumber(SECTION, "TDDS", "0.7", 0.7756, "exact", _TDDS),
+        PublishedNumber(SECTION, "TDDS", "0.1", 0.5451, "exact", _TDDS),
+        PublishedNumber(SECTION, ALL, "1", 0.7821, "exact", _TDDS),
+    ),
+    "imagenet": (PublishedNumber(SECTION, "DUAL + beta", "0.1", 0.60, "exact", _DUAL),),
+}
+"""By data; numbers that lie outside the figure are not obtainable."""
+UNOBTAINABLE = (
+    PublishedNumber(
+        SECTION,
+        "every row, with wrong labels or corrupted images",
+        "every fraction",
+        None,
+        "not obtainable",
+        "DUAL; its tables were not at hand",
+    ),
+)
+DEVIATIONS = (
+    "TDDS has the windows and the probabilities of its authors' code; DUAL's code froze the window and took logits for probabilities, from which its TDDS row may come.",
+    "AUM is the mean margin over all epochs, lowest first; DUAL's code kept the last epoch only, easiest first.",
+    "Examples that are never learned are the most forgettable; DUAL's code gave them no forgetting.",
+    "floor(fraction times examples) stay; the codes' rounding leaves 4,999 of 50,000 at 10 %.",
+    "Draws are seeded by the repetition. Nets on a part weigh all examples alike; TDDS' code scales the loss of a batch by its mean score.",
+    "Every number is after the last epoch; both codes follow the best one. All scores are read of one recording of the whole schedule, those of early epochs of its first ones.",
+    "Where a schedule is not as long as the papers' (200 epochs, of ImageNet 60), all epochs and windows of theirs are taken as the same fractions of it, a window of at least 3. On "
+    "ImageNet TDDS reads all 60 epochs, where its row has 70.",
+    "D2 drops first what CCS drops, and ranks by forgetting. Moderate and BWS read the last recorded net.",
+    "Corrupted images have noise, a rotation or another contrast, drawn evenly; which corruptions DUAL's table has could not be read.",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+@checked_fields
+class PruningGrid:
+    """What a study of pruning combines; settings left out take the values of its scale and data.
+
+    Attributes:
+        fractions: Fractions that are kept.
+        seeds: Number of repetitions.
+        early_epochs: Epochs that DUAL reads; 30 of 200, and as large a part of other schedules.
+        window: Its window; 10 of 200 epochs.
+        c_d: How late beta sampling turns to easy examples.
+        cutoff: What CCS and D2 drop first, as a fraction of all examples.
+        budget: Whether all nets take as many `epochs`, or as many `steps` as on everything.
+        batches: Batch sizes by fraction, such as {0.1: 32}; the plan's elsewhere. Empty for the plan's everywhere.
+        corrupt: Fraction of the training images that are corrupted.
+        corrupt_intensity: How far.
 
     Raises:
-        UsageError: The plan does not fit the data, a choice keeps no example, or prediction depth is asked for more layers than there are.
-        UnknownName: Prediction depth is asked for an unknown layer.
-        OutputExists: The folder holds a study of other settings, or files of other kinds in its places.
-        TrialFailed: A recording or a training ended in an error; with path and tail of its log.
+        UsageError: A value is of a wrong kind or outside its range.
     """
-    return pruned(setup, claimed(folder, _told(setup)), execution)
+
+    fractions: Sequence[float] | None = None
+    seeds: int | None = None
+    early_epochs: int | None = None
+    window: int | None = None
+    c_d: float | None = None
+    cutoff: float | None = None
+    budget: Budget = "epochs"
+    batches: Mapping[float, int] | None = None
+    corrupt: float = 0.0
+    corrupt_intensity: float = 1.0
+
+    def __post_init__(self):
+        if self.budget not in ("epochs", "steps"):
+            raise UsageError(f"budget={self.budget!r} is neither 'epochs' nor 'steps'.")
+        if self.fractions is not None:
+            fractions_of("fractions", self.fractions)
+        if not 0 <= self.corrupt <= 1 or not self.corrupt_intensity >= 0:
+            raise UsageError(
+                f"corrupt={self.corrupt:g} is a fraction in 0..1, and corrupt_intensity={self.corrupt_intensity:g} a number from 0 on."
+            )
+        for name in ("early_epochs", "window"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UsageError(f"{name}={value} is no whole number of 1 or more.")
 
 
-def pruned(setup: Setup, paths: StudyPaths, execution: Execution) -> Study:
-    """As `study`, in a folder that belongs to a study already."""
-    progress = execution.progress
-    # Files may have changed since this process last read them.
-    loaded = load_data(setup.final(0), anew=True)
-    setup.plan.augmentation(loaded, 0)
-    _check_layers(setup, loaded)
-    steps = _steps(setup)
-    with contextlib.ExitStack() as stack:
-        pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
-        probes = _probes(setup, paths, pool, progress)
-        trials = [trial for repetition in range(setup.seeds) for trial in _due(setup, repetition, probes)]
-        plans = [setup.final(repetition) for repetition in range(setup.seeds)]
-        jobs = [Job(plans[trial.repetition], trial.kept, steps) for trial in trials]
-        # Trainings by a plan always tell their loss.
-        trained_as: list[Any] = outcomes(jobs, paths, pool, progress)
-    trained = tuple(
-        Pruned(
-            trial.arm, trial.metric, trial.size, trial.fraction, setup.plan.seed + trial.repetition,
-            outcome.examples, steps, outcome.accuracy, outcome.loss, outcome.seconds,
+@checked_arguments
+def study_pruning(
+    folder: str | Path,
+    settings: dict[str, Any] | None = None,
+    *,
+    scale: str = "small",
+    grid: PruningGrid | None = None,
+    execution: Execution | None = None,
+) -> ReplicationStudy:
+    """Study of pruning by scores of the first epochs, DUAL and TDDS with the baselines of their tables; saved in `folder` with a page.
+
+        study = assay.study_pruning("studies/pruning", scale="tiny")
+        print(*study.sentences, sep="\\n")
+
+    Args:
+        folder: Folder of the study; if it holds the same study, that is continued.
+        settings: Settings of the plan: data, net, recipe, seed, plant, device.
+        scale: `tiny`, `small` or `paper`.
+        grid: Fractions, seeds, windows and the like; what it leaves out takes the values of `scale` and of the data.
+        execution: Where recordings, choices and trainings run, and who is told of each.
+
+    Raises:
+        UnknownName: No such scale or setting.
+        UsageError: A value out of range, or no data named at the scale `paper`.
+        OutputExists: The folder holds a study of other settings.
+        TrialFailed: A recording, a choice or a training ended in an error.
+    """
+    if scale not in SCALES:
+        raise UnknownName("scale", scale, SCALES)
+    preset, grid = SCALES[scale], grid or PruningGrid()
+    given = dict(settings or {})
+    spec = given.get("data")
+    named = data.parse(spec).name if isinstance(spec, str) else ""
+    base = merged(preset.settings, SETTINGS.get(named, {})) if scale == "paper" else preset.settings
+    plan = check_plan(planned(base, given))
+    of_data = OF_DATA.get(data.parse(plan.data).name, CIFAR10)
+    fractions = fractions_of("fractions", preset.fractions if grid.fractions is None else grid.fractions)
+    batches = (
+        {one: batch for one, batch in preset.batches.items() if one in fractions}
+        if grid.batches is None
+        else batches_of(grid.batches)
+    )
+    choices = {fraction: rows(fraction, plan.training.epochs, of_data, grid) for fraction in fractions}
+    protocol = Protocol(plan, choices, live_controls(), counted(grid.seeds, preset.seeds), grid.budget, batches, "train")
+    combined = {
+        "fractions": list(fractions), "seeds": protocol.seeds, "early_epochs": grid.early_epochs, "window": grid.window, "c_d": grid.c_d, "cutoff": grid.cutoff,
+        "budget": grid.budget, "batches": {f"{fraction:g}": batch for fraction, batch in batches.items()}, "corrupt": grid.corrupt, "corrupt_intensity": grid.corrupt_intensity,
+    }  # fmt: skip
+    altered = functools.partial(corrupted, plan, grid.corrupt, grid.corrupt_intensity) if grid.corrupt else None
+    study = carried_out("pruning", protocol, folder, combined, execution or Execution(), altered)
+    name = data.parse(plan.data).name
+    published = PUBLISHED.get(name, ()) if plan.plant is None and not grid.corrupt else ()
+    notes = []
+    if plan.training.epochs != of_data.schedule:
+        notes.append(
+            f"The papers count in a schedule of {of_data.schedule} epochs, and this one has {plan.training.epochs}: epochs and windows are as large a part of it."
         )
-        for trial, outcome in zip(trials, trained_as, strict=True)
-    )  # fmt: skip
-    found = analysed(Study(setup.name, _told(setup), _facts(setup, steps), trained))
-    return dataclasses.replace(found, agreement=_agreement(setup, probes))
+    return finish(
+        dataclasses.replace(study, published=(*published, *UNOBTAINABLE), deviations=DEVIATIONS, notes=tuple(notes)), folder
+    )
 
 
-def _check_layers(setup: Setup, loaded: LoadedData) -> None:
-    """Refuse, before anything is recorded, layers that the net does not have."""
-    model, few = setup.final(0).build(loaded, 0).eval(), loaded.train.prepared(loaded.train.inputs[:7])
+def rows(keep: float, epochs: int, of_data: OfData, grid: PruningGrid) -> tuple[Choice, ...]:
+    """The rows of the papers' tables for one fraction that is kept.
 
-    def named(names: Sequence[str] | None) -> list[str]:
-        with torch.no_grad():
-            return [layer.name for layer in layered(model, lambda: iter([(torch.arange(len(few)), few)]), model, len(few), names)]
-
-    for one in map(methods.parse, setup.metrics):
-        one.check_layers(named)
-
-
-def written(found: Study, folder: str | Path) -> Path:
-    """Save a study and its page in its folder, and return the path of the page.
+    Args:
+        keep: The fraction.
+        epochs: Of the whole schedule.
+        of_data: What the papers set for these data, by fraction pruned; the nearest is taken.
+        grid: Settings over these.
 
     Raises:
+        UsageError: The schedule is too short for what is read of it.
+    """
+    place = min(range(len(PRUNED)), key=lambda one: abs(PRUNED[one] - (1 - keep)))
+    whole = of_data.schedule
+    window = _part(WINDOW, epochs, whole, SHORTEST) if grid.window is None else grid.window
+    early = min(max(_part(of_data.early, epochs, whole), window + 1), epochs) if grid.early_epochs is None else grid.early_epochs
+    at = min(_part(EL2N_AT, epochs, whole), early - 1)
+    last, span = of_data.tdds[place]
+    tdds_window = _part(span, epochs, whole, SHORTEST)
+    tdds_epochs = min(max(_part(last, epochs, whole), tdds_window + 1), epochs)
+    if max(early, tdds_epochs, window + 1) > epochs:
+        raise UsageError(
+            f"The first {max(early, tdds_epochs, window + 1)} epochs are read, and the plan has {epochs}; give more epochs, or fewer early_epochs."
+        )
+    cutoff = of_data.cutoff[place] if grid.cutoff is None else grid.cutoff
+    c_d = of_data.c_d if grid.c_d is None else grid.c_d
+    dual = methods.parse("dual", {"window": window, "epochs": early}).title
+    return (
+        Choice(RANDOM, "random"),
+        Choice("EL2N", "top_k", methods.parse("el2n", {"at": at}).title),
+        Choice("entropy", "top_k", methods.parse("entropy").title),
+        Choice("forgetting", "top_k", methods.parse("forgetting").title),
+        Choice("AUM", "bottom_k", methods.parse("aum").title),
+        Choice("Dyn-Unc", "top_k", methods.parse("dyn_unc", {"window": window}).title),
+        Choice("TDDS", "top_k", methods.parse("tdds", {"window": tdds_window, "epochs": tdds_epochs}).title),
+        Choice("CCS", options.join("ccs", {"cutoff": cutoff}), methods.parse("aum", {"form": "probs", "reduce": "sum"}).title),
+        Choice("D2", options.join("d2", {"cutoff": cutoff}), methods.parse("forgetting").title),
+        Choice("Moderate", "moderate"),
+        Choice("BWS", "bws", methods.parse("forgetting").title),
+        Choice("DUAL", "top_k", dual),
+        Choice("DUAL + CCS", options.join("ccs", {"cutoff": cutoff}), dual),
+        Choice("DUAL + beta", options.join("beta", {"c_d": c_d}), dual),
+    )
+
+
+def _part(count: int, epochs: int, whole: int, least: int = 1) -> int:
+    """As large a part of a schedule as `count` is of the papers'."""
+    return max(least, round(count * epochs / whole))
+
+
+def corrupted(plan: Plan, rate: float, intensity: float, paths: StudyPaths) -> Plan:
+    """The plan on data of which a fraction of the training images is corrupted; test images are as they were.
+
+    Raises:
+        UsageError: The inputs are no images in bytes.
         NotWritten: The disk refuses.
     """
-    return folders.written(found, folder, render_study(found))
-
-
-def analysed(found: Study) -> Study:
-    """The study with its power laws, its frontiers (the points that no other choice with so few examples beats) and its contests (hard against easy,
-    each against random) added."""
-    laws, notes = _laws(found)
-    frontiers, contests, claims = _together(
-        [point for metric in found.metrics for point in _frontier(found, metric)], list(_contests(found))
-    )
-    seeds = len(found.seeds)
-    whole = _by_seed(found, _chosen(found, lambda one: one.arm == ALL))[_halves(seeds)[1]]
-    if bool((whole <= 0).any()):
-        notes.append("No point is compared with the power law, because a training on everything made no test error at all.")
-    if 1 < seeds < FEWEST:
-        notes.append(
-            f"{seeds} seeds cannot tell a difference from chance: nothing is called significant; give at least {FEWEST}."
+    loaded = load_data(plan.model_copy(update={"plant": None}))
+    train = loaded.train
+    check_in_memory(train, plan.data)
+    if train.inputs.dtype != torch.uint8 or train.inputs.ndim != 4:
+        raise UsageError(
+            f"Images in bytes are corrupted, and {plan.data} has {train.inputs.dtype} inputs of shape {train.shape}; leave corrupt out."
         )
-    if seeds <= FEWEST:
-        notes.append(
-            f"The points of a frontier are not tested: that takes {FEWEST + 1} seeds or more, of which some choose the points and at least "
-            f"{FEWEST} others test them, and there {'is' if seeds == 1 else 'are'} {seeds}."
-        )
-    return dataclasses.replace(
-        found, laws=tuple(laws), frontiers=frontiers, contests=contests, notes=(*found.notes, *notes), claims=claims
-    )
-
-
-def _told(setup: Setup) -> dict[str, Any]:
-    """The settings as a file gives them back."""
-    return told(setup.plain())
-
-
-def _facts(setup: Setup, steps: int) -> dict[str, Any]:
-    loaded = load_data(setup.final(0))
-    machine = here()
-    return {
-        "data": setup.plan.data,
-        "training examples": len(loaded.train),
-        "test examples": len(loaded.test),
-        "net": setup.plan.net,
-        "steps of each training": steps,
-        "recipe": setup.plan.training.summary(),
-        "torch": machine["torch"],
-        "machine": machine["machine"],
-        "made": machine["created"],
-    }
-
-
-def _steps(setup: Setup) -> int:
-    """As many steps as the plan's epochs take over all training examples."""
-    recipe = setup.plan.training
-    return recipe.epochs * len(steps_of(len(load_data(setup.final(0)).train), recipe.batch, recipe.last_batch))
-
-
-Probes = Mapping[tuple[int, float], Path]
-"""Folder of the recording, by repetition and size."""
-
-
-def _probes(setup: Setup, paths: StudyPaths, pool: Executor, progress: Progress) -> Probes:
-    """Record every part of the data in every repetition, and score it."""
-    places = [(repetition, size) for repetition in range(setup.seeds) for size in setup.sizes]
-    wanted = [
-        Recorded(f"probe-{repetition}-{size:g}", setup.probed(repetition, size), setup.metrics, setup.final(repetition))
-        for repetition, size in places
-    ]
-    return dict(zip(places, recordings(wanted, paths, pool, progress), strict=True))
-
-
-def _due(setup: Setup, repetition: int, probes: Probes) -> Iterator[_Trial]:
-    """Every arm of a repetition."""
-    selection = draws.integer(setup.plan.seed + repetition, "study selection")
-    for size in setup.sizes:
-        folder = probes[repetition, size]
-        run = Run(folder)
-        scores = [load_scores(RunPaths(folder).scores(metric)) for metric in setup.metrics]
-        everyone = torch.arange(len(run.ids))
-        # Sorted by chance, the last so many are a random choice.
-        chance = torch.empty(len(run.ids), dtype=torch.float64)
-        chance[draws.permutation(run.ids.keys, selection, "random part")] = everyone.to(torch.float64)
-        labels = run.labels if setup.per_class else None
-        for fraction in setup.fractions:
-            if fraction == 1:
-                yield _Trial(ALL, "", size, fraction, repetition, _arm(ALL, run, everyone))
-                continue
-            for arm, metric, hardness in _choices(scores, chance, run.ids):
-                chosen = kept(hardness, run.ids, fraction, HARD if arm == RANDOM else arm, labels)
-                if not len(chosen):
-                    raise UsageError(
-                        f"Of {len(run.ids)} examples (size {size:g}) {fraction:g} is none; give a larger size or fraction."
-                    )
-                recipe = setup.plan.training
-                # Refuses, before anything is trained, a choice that does not fill a batch where what is left is dropped.
-                steps_of(len(chosen), recipe.batch, recipe.last_batch)
-                yield _Trial(arm, metric, size, fraction, repetition, _arm(arm, run, chosen))
-
-
-def _choices(scores: Sequence[Scores], chance: Tensor, ids: Ids) -> Iterator[tuple[str, str, Tensor]]:
-    yield RANDOM, "", chance
-    for one in scores:
-        if len(one.unscored):
-            raise UsageError(
-                f"{one.title} has no value for {len(one.unscored)} examples, so that they are neither hard nor easy; choose another metric."
-            )
-        hardness = one.hardness()[one.ids.positions(ids, one.title)]
-        yield HARD, one.title, hardness
-        yield EASY, one.title, hardness
-
-
-def _arm(name: str, run: Run, positions: Tensor) -> Arm:
-    return Arm(name, run.ids.take(positions), run.labels[positions], torch.ones(len(positions), dtype=torch.float64))
-
-
-Choice = tuple[str, str, float, float]
-"""Arm, metric, size and fraction."""
-
-
-def _by_seed(found: Study, choices: Sequence[Choice]) -> np.ndarray:
-    """Test errors by seed and choice."""
-    return np.array([found.errors(*choice) for choice in choices]).T
-
-
-def _examples(found: Study, choice: Choice) -> float:
-    """Mean number of examples of a choice; parts of other seeds may differ by one per class."""
-    return float(np.mean([one.examples for one in found.trained if (one.arm, one.metric, one.size, one.fraction) == choice]))
-
-
-def _chosen(found: Study, keep: Callable[[Pruned], bool]) -> list[Choice]:
-    return list(dict.fromkeys((one.arm, one.metric, one.size, one.fraction) for one in found.trained if keep(one)))
-
-
-def _laws(found: Study) -> tuple[list[PowerLawFit], list[str]]:
-    laws, notes = [], []
-    for arm, arms in ((ALL, (ALL,)), (RANDOM, (ALL, RANDOM))):
-        choices = _chosen(found, lambda one, arms=arms: one.arm in arms)  # type: ignore[misc]
-        if arm == RANDOM and len(choices) == len(_chosen(found, lambda one: one.arm == ALL)):
-            continue
-        n = [_examples(found, choice) for choice in choices]
-        curves = _by_seed(found, choices)
-        for floor in (False, True):
-            if len(set(n)) < (4 if floor else 2):
-                continue
-            try:
-                law = power_law.fit(n, curves.mean(0).tolist(), floor=floor)
-            except ValueError as error:
-                notes.append(f"No law of {arm}{' with a floor' * floor}: {error}")
-                continue
-            interval = None
-            if len(curves) > 1 and not floor:
-                try:
-                    interval = power_law.exponent_interval(n, curves.tolist())
-                except ValueError as error:
-                    notes.append(f"No interval of the exponent of {arm}, because of one seed: {error}")
-            low, high = interval if interval is not None else (None, None)
-            if not floor or law.floor:
-                laws.append(PowerLawFit(arm, law.scale, law.exponent, law.floor, low, high, len(set(n)), len(curves)))
-    return laws, notes
-
-
-def _halves(seeds: int) -> tuple[slice, slice]:
-    """Which seeds choose a frontier and which test it, by place: at least 3 test; with fewer than 4 seeds all choose and none tests."""
-    if seeds < FEWEST + 1:
-        return slice(0, seeds), slice(seeds, seeds)
-    choose = min(seeds // 2, seeds - FEWEST)
-    return slice(0, choose), slice(choose, seeds)
-
-
-def _frontier(found: Study, metric: str) -> list[FrontierPoint]:
-    """The frontier of everything, and of the hardest and the easiest by one metric.
-
-    Some seeds choose its points and the others measure them: an error that a point was chosen for is too small.
-    """
-    choices = _chosen(found, lambda one: one.arm == ALL or one.metric == metric)
-    n, curves = [_examples(found, choice) for choice in choices], _by_seed(found, choices)
-    choosing, testing = _halves(len(curves))
-    means = curves[choosing].mean(0)
-    measured = curves[testing].mean(0) if len(curves[testing]) else means
-    points: list[FrontierPoint] = []
-    last = 0.0
-    for place in power_law.frontier(list(zip(n, means.tolist(), strict=True))):
-        before, error = points[-1] if points else None, float(measured[place])
-        slope = None
-        if before is not None and error > 0 and before.error > 0:
-            slope = float(np.log(error / before.error) / np.log(n[place] / last))
-        last = n[place]
-        arm, _, size, fraction = choices[place]
-        point = FrontierPoint(metric, arm, size, fraction, round(n[place]), error, slope)
-        points.append(_against_law(found, point, choices[place], n[place], testing))
-    return points
-
-
-def _against_law(found: Study, point: FrontierPoint, choice: Choice, n: float, testing: slice) -> FrontierPoint:
-    """The point with its distance from the law: the law's error minus its own, each seed with its own law of everything."""
-    whole = _chosen(found, lambda one: one.arm == ALL)
-    sizes, curves = [_examples(found, one) for one in whole], _by_seed(found, whole)[testing]
-    if len(curves) < FEWEST or len(set(sizes)) < 2 or bool((curves <= 0).any()) or choice[0] == ALL:
-        return point
-    if not min(sizes) <= n <= max(sizes):
-        # No law is held to where it was not seen.
-        return point
-    expected = [power_law.fit(sizes, curve.tolist())(n) for curve in curves]
-    gain = statistics.paired(expected, found.errors(*choice)[testing])
-    low, high = gain.interval if gain.interval is not None else (None, None)
-    return dataclasses.replace(point, gain=gain.effect, low=low, high=high, p=gain.p)
-
-
-def _together(
-    frontiers: Sequence[FrontierPoint], contests: Sequence[ArmComparison]
-) -> tuple[tuple[FrontierPoint, ...], tuple[ArmComparison, ...], int]:
-    """All that is tested, with each p corrected for how many there are (Holm), and that number."""
-    claimed = [one.comparison.n >= FEWEST for one in contests]
-    ps = [one.p for one in frontiers if one.p is not None]
-    ps += [one.comparison.p for one, claim in zip(contests, claimed, strict=True) if claim]
-    corrected = iter(statistics.holm(ps))
-    return (
-        tuple(one if one.p is None else dataclasses.replace(one, adjusted=next(corrected)) for one in frontiers),
-        tuple(
-            dataclasses.replace(one, comparison=dataclasses.replace(one.comparison, adjusted=next(corrected), family=len(ps)))
-            if claim
-            else one
-            for one, claim in zip(contests, claimed, strict=True)
-        ),
-        len(ps),
-    )
-
-
-def _contests(found: Study) -> Iterator[ArmComparison]:
-    """hard against easy, hard against random, easy against random."""
-    if len(found.seeds) < 2:
-        return
-    for metric in found.metrics:
-        for _, _, size, fraction in _chosen(found, lambda one, metric=metric: (one.arm, one.metric) == (HARD, metric)):  # type: ignore[misc]
-            for one, other in ((HARD, EASY), (HARD, RANDOM), (EASY, RANDOM)):
-                mine = [
-                    Outcome(each.arm, each.seed, each.accuracy, each.loss, each.examples, each.steps, each.seconds)
-                    for each in found.trained
-                    if (each.size, each.fraction) == (size, fraction)
-                    and (each.arm, each.metric) in ((one, metric), (other, "" if other == RANDOM else metric))
-                ]
-                count = round(found.examples(size, fraction))
-                comparison = dataclasses.replace(compare(mine, one, other), control="a random choice of as many")
-                yield ArmComparison(metric, size, fraction, count, comparison)
-
-
-def _agreement(setup: Setup, probes: Probes) -> Agreement | None:
-    """How alike the metrics rank the largest part, on average over the repetitions."""
-    if len(setup.metrics) < 2:
-        return None
-    tables = []
-    for repetition in range(setup.seeds):
-        paths = RunPaths(probes[repetition, setup.sizes[-1]])
-        scores = [load_scores(paths.scores(metric)) for metric in setup.metrics]
-        rows = torch.stack([one.of(scores[0].ids) * one.direction.sign for one in scores])
-        tables.append(ranking.rank_correlation(rows))
-    over = f", mean over {setup.seeds} seeds" if setup.seeds > 1 else ""
-    return Agreement(setup.metrics, torch.stack(tables).mean(0), f"Spearman rank correlation{over}")
+    changed = draws.permutation(train.ids.keys, plan.seed, "study altered")[: round(rate * len(train))]
+    inputs = train.inputs.clone()
+    inputs[changed] = transformed(inputs[changed], train.ids.keys[changed.numpy()], intensity, plan.seed)
+    path = saved_arrays(paths.data.absolute() / "corrupted.npz", train, inputs, train.labels, loaded.test)
+    return Plan.make({**plan.plain(), "data": options.join("arrays", {"path": str(path)}), "subset": 1.0})

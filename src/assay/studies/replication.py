@@ -16,6 +16,7 @@ from ..core.errors import OutputExists, UsageError
 from ..core.replication import Measured, ReplicationStudy, RowComparison, Section
 from ..core.study import ALL
 from ..core.trial import FEWEST, Comparison
+from ..experiments.estimate import Work, counted_work
 from ..experiments.plan import Plan, PlanRecording, load_data
 from ..maths.statistics import holm, paired
 from ..reports.replication import render_replication
@@ -169,20 +170,20 @@ def finish(found: ReplicationStudy, folder: str | Path) -> ReplicationStudy:
     return found
 
 
-def write_plan(paths: StudyPaths, name: str, trainings: str, plan: Plan, grid: Mapping[str, Any]) -> None:
+def write_plan(paths: StudyPaths, name: str, work: Sequence[Work], plan: Plan, grid: Mapping[str, Any]) -> None:
     """Write the plan that the study carries out as TOML that `--plan` takes; its first lines say how many trainings it is.
 
     Args:
         paths: Where.
         name: Name of the study.
-        trainings: How many trainings, in words.
+        work: All trainings.
         plan: The plan of one training.
         grid: What the study combines; None is left out.
 
     Raises:
         NotWritten: The disk refuses.
     """
-    text = f"{WRITTEN}{name}\n# {trainings}\n# assay study {name} FOLDER --plan THIS_FILE does it again.\n"
+    text = f"{WRITTEN}{name}\n# {counted_work(work)}\n# assay study {name} FOLDER --plan THIS_FILE does it again.\n"
     paths.folder.mkdir(parents=True, exist_ok=True)
     # What a study says itself is in no plan of its own.
     plain = {name: value for name, value in plan.plain().items() if name not in ("record", "models", "member")}

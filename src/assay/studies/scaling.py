@@ -26,7 +26,7 @@ from ..experiments.plan import Plan, merged
 from ..experiments.progress import Progress
 from ..maths.perceptron import learnt
 from ..runs.paths import StudyPaths
-from .pruning import Setup, study, written
+from .by_difficulty import Setup, study, written
 
 ALPHAS = tuple(float(f"{10 ** (-0.5 + 1.5 * place / 11):.3g}") for place in range(12))
 """Numbers of kept examples divided by the dimension, from 0.316 to 10."""
