@@ -22,12 +22,14 @@ from assay.experiments.plan import Plan, load_data
 from assay.experiments.trials import Arm, train_arm
 
 PLAN = {"data": "digits", "net": "mlp:widths=64-64", "recipe": {"epochs": 20, "batch": 64}}
+PAUSE = 10
+"""Seconds before a job is killed, which are not counted."""
 
 
 def trained(where: str, calls: Sequence[Call], folder: Path, kill: int) -> dict[str, object]:
     """Run the calls, again after every failure until all are there."""
     found: dict[str, Outcome] = {}
-    began, failures = time.perf_counter(), 0
+    began, failures, killed, slept = time.perf_counter(), 0, 0, 0.0
     while len(found) < len(calls):
         due = [call for call in calls if call.name not in found]
         pool = SlurmExecutor(Slurm.parse(where), pause=1.0) if where.startswith("slurm") else executor(where)
@@ -39,14 +41,16 @@ def trained(where: str, calls: Sequence[Call], folder: Path, kill: int) -> dict[
                     if (
                         kill
                         and where.startswith("slurm")
-                        and failures < kill
-                        and len(found) >= (failures + 1) * len(calls) // (kill + 1)
+                        and killed < kill
+                        and len(found) >= (killed + 1) * len(calls) // (kill + 1)
                     ):
                         # Those that run beside this one are done too, and the next begin.
-                        time.sleep(10)
+                        time.sleep(PAUSE)
+                        slept += PAUSE
                         running = [job for job, one in pool._waiting.items() if one.running()]
                         # Without the half minute in which a cancelled job may still end well.
                         if running and not subprocess.run(["scancel", "-s", "KILL", running[-1]]).returncode:
+                            killed += 1
                             print(f"{len(found)} done; killed {running[-1]}", flush=True)
         except TrialFailed as error:
             failures += 1
@@ -55,9 +59,10 @@ def trained(where: str, calls: Sequence[Call], folder: Path, kill: int) -> dict[
     made = fingerprint(*(f"{name} {found[name].accuracy!r} {found[name].loss!r}" for name in sorted(found)))
     return {
         "where": where.partition(",folder")[0],
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds - slept, 1),
         "of the trainings": round(own, 1),
         "made": made,
+        "killed": killed,
         "failures survived": failures,
     }
 
