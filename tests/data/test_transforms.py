@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from assay.core.errors import UsageError
 from assay.core.ids import Ids
-from assay.data.transforms import augment
+from assay.data.transforms import augment, windows_of
 from assay.maths import draws
 
 
@@ -98,3 +98,65 @@ def test_nothing_to_do():
 def test_what_cannot_be_augmented(inputs, options, words):
     with pytest.raises(UsageError, match=words):
         augment(inputs, np.arange(6, dtype=np.uint64), seed=0, epoch=0, step=0, **options)
+
+
+def window_alone(key, height, width, area, seed, epoch, step):
+    """One window, by numbers: ten draws, then the largest one of a fitting shape in the middle."""
+    for attempt in range(10):
+        part, shape, down, across = (
+            float(draws.uniform(np.array([key]), seed, f"window {what}", epoch, step, attempt))
+            for what in ("area", "shape", "top", "left")
+        )
+        pixels, aspect = height * width * (area + (1 - area) * part), (3 / 4) * (16 / 9) ** shape
+        wide, tall = round((pixels * aspect) ** 0.5), round((pixels / aspect) ** 0.5)
+        if 1 <= wide <= width and 1 <= tall <= height:
+            return int(down * (height - tall + 1)), int(across * (width - wide + 1)), tall, wide
+    wide, tall = (width, height) if 3 / 4 <= width / height <= 4 / 3 else (round(height * 4 / 3), height)
+    return (height - tall) // 2, (width - wide) // 2, tall, wide
+
+
+def weights(size, new):
+    """(new, size): how much of each old pixel is in each new one, by a triangle as wide as a new pixel or an old one."""
+    scale = size / new
+    centres, old = (np.arange(new) + 0.5) * scale, np.arange(size) + 0.5
+    triangle = np.maximum(0, 1 - np.abs(old[None] - centres[:, None]) / max(scale, 1))
+    return triangle / triangle.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 9), (8, 8), (4, 20)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_resized_window_against_one_image_at_a_time(height, width, dtype):
+    inputs, keys = images(40, height=height, width=width, dtype=dtype), Ids(range(40)).keys
+    found = augment(inputs, keys, seed=3, epoch=1, step=2, crop=0, flip=True, area=0.1)
+    assert found.dtype == dtype and found.shape == inputs.shape
+    sizes = set()
+    for image, key, out in zip(inputs.numpy().astype(float), keys, found.numpy(), strict=True):
+        top, left, tall, wide = window_alone(key, height, width, 0.1, 3, 1, 2)
+        part = image[:, top : top + tall, left : left + wide]
+        whole = weights(tall, height) @ part @ weights(wide, width).T
+        if float(draws.uniform(np.array([key]), 3, "flip", 1, 2)) < 0.5:
+            whole = whole[:, :, ::-1]
+        # A half is rounded to the even number, up to what single precision leaves of it.
+        np.testing.assert_allclose(out, whole, atol=0.5001 if dtype == torch.uint8 else 1e-3)
+        sizes.add((tall, wide))
+    assert len(sizes) > 3
+    some = [4, 39, 0]
+    assert torch.equal(augment(inputs[some], keys[some], seed=3, epoch=1, step=2, crop=0, flip=True, area=0.1), found[some])
+
+
+def test_windows_have_the_areas_and_shapes_that_were_asked_for():
+    top, left, tall, wide = windows_of(np.arange(20000, dtype=np.uint64), 60, 80, 0.25, 0, 0, 0).T
+    area = (tall * wide).double() / 4800
+    assert 0.24 < float(area.min()) < 0.26 and 0.97 < float(area.max()) <= 1
+    assert 0.73 < float((wide / tall).min()) < 0.77 and 1.3 < float((wide / tall).max()) < 1.36
+    assert bool((top >= 0).all() and (left >= 0).all() and (top + tall <= 60).all() and (left + wide <= 80).all())
+    # Where a window of half the area fits, its place is uniform.
+    small = (tall - 40).abs() <= 2
+    assert abs(float((top[small] / (60 - tall[small])).mean()) - 0.5) < 0.02
+    assert bool((windows_of(np.arange(9, dtype=np.uint64), 8, 8, 1.0, 0, 0, 0) == torch.tensor([0, 0, 8, 8])).all())
+
+
+@pytest.mark.parametrize(("area", "crop"), [(0.0, 0), (1.1, 0), (-1.0, 0), (0.5, 2)])
+def test_areas_that_are_refused(area, crop):
+    with pytest.raises(UsageError, match=f"area={area} and crop={crop}: give an area above 0 and at most 1 with crop=0"):
+        augment(images(), np.arange(6, dtype=np.uint64), seed=0, epoch=0, step=0, crop=crop, area=area)

@@ -110,8 +110,11 @@ def test_the_training_pass_is_seen_before_each_update(tmp_path):
 def test_augmentation_changes_what_is_recorded(run, tmp_path):
     flipped = small.recorded(tmp_path / "flipped", recipe={"flip": True})
     cropped = small.recorded(tmp_path / "cropped", recipe={"crop": 2})
-    assert len({run.fingerprint, flipped.fingerprint, cropped.fingerprint}) == 3
+    resized = small.recorded(tmp_path / "resized", recipe={"resized_crop": 0.3}, record={"checkpoints": "every"}, validation=0.1)
+    assert len({run.fingerprint, flipped.fingerprint, cropped.fingerprint, resized.fingerprint}) == 4
     assert [batch.tolist() for batch in flipped.order(0)] == [batch.tolist() for batch in run.order(0)]
+    # Its steps are taken again with the same windows, or there would be no score.
+    assert float(score(resized, "sgd_influence:window=last")["sgd_influence:window=last"].values.std()) > 0
 
 
 def test_a_live_method_says_what_stored_logits_say(tmp_path):

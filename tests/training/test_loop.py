@@ -276,7 +276,7 @@ def test_parameters_that_blow_up_in_the_last_step_are_an_error():
         ({"labels": torch.where(torch.arange(EXAMPLES) == 3, 7, LABELS)}, r"outside 0\.\.2; ids 103"),
         ({"labels": torch.where(torch.arange(EXAMPLES) == 3, -1, LABELS)}, r"outside 0\.\.2; ids 103"),
         ({"prepare": None}, "give `prepare`"),
-        ({"augment": None}, r"crop=1 and flip=True, but TrainingData has no `augment` to do it; give one, or leave both out\."),
+        ({"augment": None}, r"crop=1 and flip=True, but TrainingData has no `augment` to do it; give one, or leave it out\."),
         ({"weights": torch.ones(3)}, "3 weights and 23 ids"),
         ({"weights": -torch.ones(EXAMPLES)}, "23 weights are negative or not finite; ids 100"),
         ({"weights": torch.full((EXAMPLES,), torch.nan)}, "not finite; ids 100"),

@@ -16,6 +16,7 @@ FULL = [
     Recipe(epochs=30, lr=0.1, schedule="cosine", horizon=200, final=1e-4, last_batch="even", crop=4, flip=True, seed=7),
     Recipe(epochs=2, lr=1e-3, optimizer="adamw", betas=(0.8, 0.99), eps=1e-6, schedule="one_cycle", warmup=0.25),
     Recipe(epochs=2, lr=0.1, optimizer="sgd", momentum=0.9, dampening=0.1, schedule="inverse_sqrt", last_batch="drop"),
+    Recipe(epochs=30, lr=0.1, resized_crop=0.08, flip=True),
     Recipe(epochs=2, lr=0.1, clip=1, ema=0.99),
 ]
 
@@ -66,6 +67,8 @@ def test_a_recipe_survives_json_and_toml(recipe):
         ({"ema": 0}, "ema=0 is not a number between 0 and 1, both excluded"),
         ({"ema": 1.0}, "ema=1.0"),
         ({"ema": "0.99"}, "ema='0.99'"),
+        ({"resized_crop": 1.0}, "resized_crop=1.0 is not a number in 0..1, 1 excluded"),
+        ({"resized_crop": 0.5, "crop": 2}, "crop=2 and resized_crop=0.5 are two ways"),
         ({"lr": None}, "lr=None is not a number above 0"),
     ],
 )

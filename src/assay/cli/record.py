@@ -36,6 +36,7 @@ def record_(
     ema: float | None = None,
     last_batch: str | None = None,
     crop: MaybeWhole = None,
+    resized_crop: float | None = None,
     flip: bool | None = None,
     select: str | None = None,
     device: str | None = None,
@@ -107,6 +108,8 @@ def record_(
         A last batch that is not full: keep it (the default), drop it, or cut the epoch into even batches.
     crop
         Pixels of padding for random crops of images; 0 (the default) for none.
+    resized_crop
+        Smallest part of an image's area that a random crop keeps, which is then resized to the whole image, such as 0.08; no such crops by default.
     flip
         Whether images are mirrored at random; they are not by default.
     select
@@ -149,6 +152,7 @@ def record_(
         "ema": ema,
         "last_batch": last_batch,
         "crop": crop,
+        "resized_crop": resized_crop,
         "flip": flip,
         "device": device,
         "precision": precision,

@@ -1,15 +1,21 @@
 """Augmentation of image batches that can be replayed, for a whole batch or for a part of it."""
 
+import math
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import UsageError
 from ..maths import draws
 
 Padding = Literal["zeros", "reflect"]
+TRIES = 10
+"""How often a window is drawn before the largest one of a fitting shape is taken."""
+ASPECT = (3 / 4, 4 / 3)
+"""Width by height of a window, at least and at most."""
 
 
 def augment(
@@ -22,11 +28,15 @@ def augment(
     crop: int = 4,
     flip: bool = True,
     padding: Padding = "zeros",
+    area: float | None = None,
 ) -> Tensor:
-    """Each image shifted by up to `crop` pixels along each axis and mirrored left to right half of the time.
+    """Each image shifted by up to `crop` pixels along each axis, or a window of it resized, and mirrored left to right half of the time.
 
     Image i is padded by `crop` on all sides and a window of the old size is cut out at (top_i, left_i), each uniform in
-    0..2 crop; then it is mirrored if a third draw is below 1/2. The draws depend on (seed, epoch, step, keys[i]) only, so an
+    0..2 crop; then it is mirrored if a third draw is below 1/2. With `area`, the window is any whose area is uniform in area..1 of the image's,
+    whose width by height is uniform in its logarithm in 3/4..4/3 and whose place is uniform; it is drawn at most ten times until it
+    fits into the image (else the largest window of a fitting shape, in the middle), and resized to the whole image (bilinear, antialiased; bytes
+    are rounded). The draws depend on (seed, epoch, step, keys[i]) only, so an
     image comes out the same whatever other images are in the batch.
 
     Args:
@@ -38,12 +48,13 @@ def augment(
         crop: Largest shift in pixels; 0 for none.
         flip: Whether to mirror.
         padding: What fills the padded border: `zeros` in the units of `inputs`, or the image mirrored at its border pixels.
+        area: Smallest part of an image's area that a resized window has, above 0 and at most 1; None for no such window, and then only `crop`.
 
     Returns:
         New images of the type, device and shape of `inputs` (`inputs` itself if there is nothing to do).
 
     Raises:
-        UsageError: `inputs` are no images, `keys` do not fit them, or `crop` does not fit their size.
+        UsageError: `inputs` are no images, `keys` do not fit them, `crop` does not fit their size, or `area` is out of range or given beside a `crop`.
     """
     if inputs.ndim != 4:
         raise UsageError(
@@ -57,9 +68,13 @@ def augment(
     most = min(height, width) - (padding == "reflect")
     if not 0 <= crop <= most:
         raise UsageError(f"crop={crop} is outside 0..{most} for images of {height} x {width} padded with {padding}.")
+    if area is not None and not (0 < area <= 1 and not crop):
+        raise UsageError(f"area={area} and crop={crop}: give an area above 0 and at most 1 with crop=0, or no area.")
     if n == 0:
         return inputs
     images = inputs
+    if area is not None:
+        images = _resized(images, windows_of(keys, height, width, area, seed, epoch, step))
     if crop:
         top, left = (draws.integers(keys, 2 * crop + 1, seed, f"crop {side}", epoch, step) for side in ("top", "left"))
         windows = _padded(images, crop, padding).unfold(2, height, 1).unfold(3, width, 1)
@@ -70,6 +85,41 @@ def augment(
         mirrored = (draws.uniform(keys, seed, "flip", epoch, step) < 0.5).to(inputs.device)
         images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
     return images
+
+
+def windows_of(keys: np.ndarray, height: int, width: int, area: float, seed: int, epoch: int, step: int) -> Tensor:
+    """Top, left, height and width of the window of each image, (examples, 4)."""
+    low, high = map(math.log, ASPECT)
+    # Where nothing fits: as wide or as high as the image, as nearly of its shape as may be.
+    whole_width, whole_height = min(width, round(height * ASPECT[1])), min(height, round(width / ASPECT[0]))
+    middle = [(height - whole_height) // 2, (width - whole_width) // 2, whole_height, whole_width]
+    found = torch.tensor(middle).repeat(len(keys), 1)
+    open_ = torch.ones(len(keys), dtype=torch.bool)
+    for attempt in range(TRIES):
+        parts, shapes, down, across = (
+            draws.uniform(keys, seed, f"window {what}", epoch, step, attempt) for what in ("area", "shape", "top", "left")
+        )
+        pixels = height * width * (area + (1 - area) * parts)
+        aspect = (low + (high - low) * shapes).exp()
+        wide, tall = (pixels * aspect).sqrt().round().long(), (pixels / aspect).sqrt().round().long()
+        fits = open_ & (wide >= 1) & (tall >= 1) & (wide <= width) & (tall <= height)
+        top, left = (down * (height - tall + 1)).long(), (across * (width - wide + 1)).long()
+        found[fits] = torch.stack([top, left, tall, wide], 1)[fits]
+        open_ &= ~fits
+    return found
+
+
+def _resized(images: Tensor, windows: Tensor) -> Tensor:
+    """Each image's window, resized to the whole image."""
+    size = images.shape[2:]
+    found = torch.empty_like(images)
+    # One by one, so that an image comes out the same whatever is beside it.
+    for place, (top, left, tall, wide) in enumerate(windows.tolist()):
+        part = images[place : place + 1, :, top : top + tall, left : left + wide]
+        real = part if part.is_floating_point() else part.to(torch.float32)
+        whole = F.interpolate(real, size, mode="bilinear", align_corners=False, antialias=True)
+        found[place] = whole[0] if part.is_floating_point() else whole[0].round().clamp(0, 255).to(images.dtype)
+    return found
 
 
 def _padded(images: Tensor, crop: int, padding: Padding) -> Tensor:

@@ -421,17 +421,17 @@ class Plan(pydantic.BaseModel):
         return nets.build(self.net, loaded.train.shape, loaded.train.classes, seed)
 
     def augmentation(self, loaded: "LoadedData", seed: int):
-        """The random crop and flip that the recipe asks for; None for none.
+        """The random crops and flips that the recipe asks for; None for none.
 
         Raises:
             UsageError: The recipe asks for them on data that are not images.
         """
         recipe = self.training
-        if not recipe.crop and not recipe.flip:
+        if not (recipe.crop or recipe.resized_crop or recipe.flip):
             return None
         if not loaded.train.pictures:
-            raise UsageError(f"crop and flip need images; {self.data} has inputs of shape {loaded.train.shape}.")
-        return functools.partial(augment, seed=seed, crop=recipe.crop, flip=recipe.flip)
+            raise UsageError(f"Crops and flips need images; {self.data} has inputs of shape {loaded.train.shape}.")
+        return functools.partial(augment, seed=seed, crop=recipe.crop, flip=recipe.flip, area=recipe.resized_crop or None)
 
     def plain(self) -> dict[str, Any]:
         """The plan as plain values that JSON can hold."""

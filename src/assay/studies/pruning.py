@@ -70,7 +70,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # The README's schedule: a whole cosine of 60 epochs.
     "imagenet": {
         "net": "resnet34",
-        "recipe": {**CIFAR, "epochs": 60, "batch": 256, "weight_decay": 1e-4, "nesterov": False, "crop": 0},
+        "recipe": {**CIFAR, "epochs": 60, "batch": 256, "weight_decay": 1e-4, "nesterov": False, "crop": 0, "resized_crop": 0.08},
     },
 }
 """What the plan of the scale `paper` is for other data than CIFAR."""
@@ -177,6 +177,7 @@ DEVIATIONS = (
     "Where a schedule is not as long as the papers' (200 epochs, of ImageNet 60), all epochs and windows of theirs are taken as the same fractions of it, a window of at least 3. On "
     "ImageNet TDDS reads all 60 epochs, where its row has 70.",
     "D2 drops first what CCS drops, and ranks by forgetting. Moderate and BWS read the last recorded net.",
+    "ImageNet's random resized crops are cut from the middle square of a picture, as it is read, and not from the whole picture.",
     "Corrupted images have noise, a rotation or another contrast, drawn evenly; which corruptions DUAL's table has could not be read.",
 )
 

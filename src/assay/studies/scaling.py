@@ -212,7 +212,7 @@ def planned(preset: dict[str, Any], settings: dict[str, Any] | None) -> Plan:
     # A schedule, a net or data of the user's own do not go with the recipe of others.
     base = dict(preset)
     if isinstance(given.get("recipe"), dict) and {"schedule", "optimizer"} & given["recipe"].keys():
-        keep = {"epochs", "batch", "crop", "flip"}
+        keep = {"epochs", "batch", "crop", "resized_crop", "flip"}
         base["recipe"] = {name: value for name, value in base["recipe"].items() if name in keep}
     return Plan.make(merged(base, given))
 

@@ -299,9 +299,10 @@ def _first_epoch(resume: TrainingState | None, ids: Ids, plan: tuple[int, int, i
 
 
 def _check(ids: Ids, recipe: Recipe, augment: Augment | None, weights: Tensor | None) -> None:
-    if augment is None and (recipe.crop or recipe.flip):
+    asked = [f"{name}={value}" for name in ("crop", "resized_crop", "flip") if (value := getattr(recipe, name))]
+    if augment is None and asked:
         raise UsageError(
-            f"The recipe asks for crop={recipe.crop} and flip={recipe.flip}, but TrainingData has no `augment` to do it; give one, or leave both out."
+            f"The recipe asks for {' and '.join(asked)}, but TrainingData has no `augment` to do it; give one, or leave it out."
         )
     if weights is None:
         return

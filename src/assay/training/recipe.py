@@ -35,6 +35,7 @@ _NUMBERS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "divisor": ("1 or more", lambda value: value >= 1),
     "final_divisor": ("1 or more", lambda value: value >= 1),
     "clip": _POSITIVE,
+    "resized_crop": _FRACTION,
     "ema": ("between 0 and 1, both excluded", lambda value: 0 < value < 1),
 }
 
@@ -93,6 +94,8 @@ class Recipe:
         precision: `float32`, on CUDA too with all its bits (no TF32), or `bfloat16` autocast (CUDA only).
         device: `cpu` or `cuda`.
         crop: Pixels of padding for random crops; 0 for none. Carried out by `TrainingData.augment`.
+        resized_crop: Smallest part of an image's area that a random crop keeps, which is then resized to the whole image; 0.08 for ImageNet, 0
+            for none. Carried out by `TrainingData.augment`.
         flip: Whether images are mirrored at random. Carried out by `TrainingData.augment`.
         seed: Random seed of the order, the augmentation and the dropout; also of the initial weights where a plan builds the net.
 
@@ -124,6 +127,7 @@ class Recipe:
     precision: Precision = "float32"
     device: Device = "cpu"
     crop: int = 0
+    resized_crop: float = 0.0
     flip: bool = False
     seed: int = 0
 
@@ -163,6 +167,10 @@ class Recipe:
         if self.horizon is not None and self.horizon < self.epochs:
             raise UsageError(
                 f"Recipe: horizon={self.horizon} is shorter than epochs={self.epochs}; the schedule would end before."
+            )
+        if self.crop and self.resized_crop:
+            raise UsageError(
+                f"Recipe: crop={self.crop} and resized_crop={self.resized_crop} are two ways to crop an image; give one of them."
             )
         if self.precision == "bfloat16" and self.device != "cuda":
             raise UsageError("Recipe: precision 'bfloat16' needs device 'cuda'; on the CPU train in float32.")
@@ -258,6 +266,8 @@ class Recipe:
         epochs = settings.pop("epochs")
         # Under the name of before, so that runs of before are still resumed.
         settings["ragged"] = settings.pop("last_batch")
+        if not self.resized_crop:
+            del settings["resized_crop"]
         if self.schedule in ("cosine", "one_cycle"):
             settings["horizon"] = self.horizon or epochs
         return fingerprint(repr(sorted(settings.items())))
