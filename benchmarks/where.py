@@ -22,14 +22,12 @@ from assay.experiments.plan import Plan, load_data
 from assay.experiments.trials import Arm, train_arm
 
 PLAN = {"data": "digits", "net": "mlp:widths=64-64", "recipe": {"epochs": 20, "batch": 64}}
-PAUSE = 10
-"""Seconds before a job is killed, which are not counted."""
 
 
 def trained(where: str, calls: Sequence[Call], folder: Path, kill: int) -> dict[str, object]:
     """Run the calls, again after every failure until all are there."""
     found: dict[str, Outcome] = {}
-    began, failures, killed, slept = time.perf_counter(), 0, 0, 0.0
+    began, failures, killed = time.perf_counter(), 0, 0
     while len(found) < len(calls):
         due = [call for call in calls if call.name not in found]
         pool = SlurmExecutor(Slurm.parse(where), pause=1.0) if where.startswith("slurm") else executor(where)
@@ -44,14 +42,14 @@ def trained(where: str, calls: Sequence[Call], folder: Path, kill: int) -> dict[
                         and killed < kill
                         and len(found) >= (killed + 1) * len(calls) // (kill + 1)
                     ):
-                        # Those that run beside this one are done too, and the next begin.
-                        time.sleep(PAUSE)
-                        slept += PAUSE
-                        running = [job for job, one in pool._waiting.items() if one.running()]
-                        # Without the half minute in which a cancelled job may still end well.
-                        if running and not subprocess.run(["scancel", "-s", "KILL", running[-1]]).returncode:
+                        running = subprocess.run(
+                            ["squeue", "-h", "-r", "-t", "RUNNING", "-o", "%i"], capture_output=True, text=True, check=True
+                        )
+                        # The last one has just begun. Without the half minute in which a cancelled job may still end well.
+                        ids = sorted(running.stdout.split(), key=lambda one: int(one.partition("_")[2]))
+                        if ids and not subprocess.run(["scancel", "-s", "KILL", ids[-1]]).returncode:
                             killed += 1
-                            print(f"{len(found)} done; killed {running[-1]}", flush=True)
+                            print(f"{len(found)} done; killed {ids[-1]}", flush=True)
         except TrialFailed as error:
             failures += 1
             print(str(error).splitlines()[0][:200], flush=True)
@@ -59,7 +57,7 @@ def trained(where: str, calls: Sequence[Call], folder: Path, kill: int) -> dict[
     made = fingerprint(*(f"{name} {found[name].accuracy!r} {found[name].loss!r}" for name in sorted(found)))
     return {
         "where": where.partition(",folder")[0],
-        "seconds": round(seconds - slept, 1),
+        "seconds": round(seconds, 1),
         "of the trainings": round(own, 1),
         "made": made,
         "killed": killed,
