@@ -3,9 +3,17 @@
 import pytest
 import torch
 
-from assay.learners import catalogue, parse
+from assay.learners import catalogue, logistic, parse
 
-SPECS = ["knn", "knn:k=1", "knn:k=40", "ridge", "net:width=4+steps=20", "logistic:tolerance=1e-12", "logistic:c=0.01+tolerance=1e-12"]
+SPECS = [
+    "knn",
+    "knn:k=1",
+    "knn:k=40",
+    "ridge",
+    "net:width=4+steps=20",
+    "logistic:tolerance=1e-12",
+    "logistic:c=0.01+tolerance=1e-12",
+]
 
 
 def world(kind, n=30, classes=4, seed=0):
@@ -68,6 +76,26 @@ def test_growing_is_training_anew(spec, kind):
             growing.keep(kept)
             orders = orders[kept]
     assert not growing.remarks
+
+
+def test_growing_says_what_did_not_converge_and_parts_change_nothing(monkeypatch):
+    rows, labels, queries = world("general")
+    hasty, whole = parse("logistic:iterations=1").grow(rows, labels, 4, 3, queries), []
+    for cut in (False, True):
+        if cut:
+            monkeypatch.setattr(logistic, "ROOM", 1)
+        growing = parse("logistic").grow(rows, labels, 4, 3, queries)
+        for place in range(12):
+            places = torch.tensor([place, place + 3, 29 - place])
+            growing.add(places)
+            if not cut:
+                hasty.add(places)
+        whole.append(growing.predict_probs())
+        growing.keep(torch.zeros(3, dtype=torch.bool))
+        assert growing.predict_probs().shape == (0, 9, 4) and not growing.remarks
+    torch.testing.assert_close(*whole, rtol=1e-6, atol=1e-8)
+    hasty.predict_probs()
+    assert hasty.remarks == {"logistic:iterations=1 did not converge within iterations=1": 3}
 
 
 def test_every_learner_is_tried_here_that_has_a_form_of_its_own():

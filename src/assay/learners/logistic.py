@@ -145,7 +145,8 @@ class GrowingLogistic:
         """See `core.learner.Growing`."""
         coalitions, size = self._places.shape
         most = max(1, ROOM // (8 * (size + len(self._queries)) * (self._rows.shape[1] + 1 + 3 * self._classes)))
-        return torch.cat([self._solved(slice(start, start + most)) for start in range(0, coalitions, most)])
+        # Of no coalitions too there is a part.
+        return torch.cat([self._solved(slice(start, start + most)) for start in range(0, max(coalitions, 1), most)])
 
     def _solved(self, part: slice) -> Float64[Tensor, "some queries classes"]:
         """Train the coalitions of a part, and predict."""
@@ -190,7 +191,7 @@ class GrowingLogistic:
                     break
                 far = torch.where(bad, far / 2, far)
             weight[going] = here + far[:, None, None] * step
-        self.remarks[f"{self._learner.title} did not converge in {self._learner.iterations} Newton steps"] += len(going)
+        self.remarks[f"{self._learner.title} did not converge within iterations={self._learner.iterations}"] += len(going)
         return weight
 
 
