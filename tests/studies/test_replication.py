@@ -7,6 +7,7 @@ from scipy.stats import ttest_rel
 
 from assay.core.errors import OutputExists, UsageError
 from assay.core.replication import LeftOut, Measured, PublishedNumber, ReplicationStudy, Section
+from assay.experiments.estimate import Work
 from assay.experiments.plan import Plan
 from assay.maths.statistics import holm
 from assay.reports.replication import render_replication
@@ -97,9 +98,11 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
         {"data": 'arrays:path=a "b".npz,test=0.1', "recipe": {"milestones": [1, 2], "schedule": "step", "lr": 1e-05}}
     )
     grid = {"seeds": 3, "fractions": (0.5, 0.1), "batches": {"0.1": 32}, "left": None}
-    write_plan(StudyPaths(tmp_path / "x"), "coresets", "12 trainings.", plan, grid)
+    write_plan(
+        StudyPaths(tmp_path / "x"), "coresets", [Work("recorded", 1, 9, plan), Work("final models", 11, 9, plan)], plan, grid
+    )
     text = StudyPaths(tmp_path / "x").plan.read_text()
-    assert text.splitlines()[1] == "# 12 trainings."
+    assert text.splitlines()[1] == "# 12 trainings at most: 1 recorded, 11 final models."
     read = tomllib.loads(text)
     assert read.pop("study") == {"seeds": 3, "fractions": [0.5, 0.1], "batches": {"0.1": 32}}
     assert Plan.make(read) == plan and tomllib.loads(toml({"a": "\x7f\n"})) == {"a": "\x7f\n"}
@@ -110,3 +113,20 @@ def test_files_of_something_else_are_not_written_over(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(OutputExists, match="name another folder"):
         owned(tmp_path, told({}))
+
+
+def test_findings_of_many_columns_are_one_sentence_for_each_section():
+    values = {"a": (0.9, 0.9, 0.9, 0.9, 0.2), "b": (0.1, 0.2, 0.3, 0.4, 0.8), "c": (0.1, 0.1, 0.1, 0.1, 0.1)}
+    measured = [
+        Measured(name, row, str(column), seed, value + 0.001 * (seed * 3 % 5 - 2) * (row != "c"))
+        for name in ("Found", "Kept")
+        for row, found in values.items()
+        for column, value in enumerate(found)
+        for seed in range(5)
+    ]
+    sections = (Section("Found", "", "area"), Section("Kept", "", "area", control="c"))
+    study = compared(ReplicationStudy("x", {}, {}, sections, tuple(measured)))
+    assert study.sentences == (
+        "Found: highest for a at 4 of 5 (up to 0.900, mean over seeds), b at 4 (0.800, mean over seeds).",
+        "Kept: above c: a, b at 4 of 5; below c: none; 1 of 10 are not told apart from it.",
+    )

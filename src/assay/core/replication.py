@@ -1,7 +1,8 @@
 """The results of a study that measures several things over seeds: numbers by section, row and column, beside what was published."""
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from .errors import UsageError, listed
@@ -13,6 +14,8 @@ Known = Literal["exact", "read off a figure", "not obtainable"]
 """How a published number is known."""
 NAMED = 6
 """How many rows a finding names."""
+FEW = 4
+"""From so many columns on a finding counts them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,36 +186,64 @@ class ReplicationStudy:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The findings in words: of each section the best row, and which rows are above and below the control."""
-        said = []
-        for section in self.sections:
-            for column in self.columns(section.name):
-                said += self._said(section, column)
-        return tuple(said)
+        """The findings in words, one for each section: which rows are above and below the control, or which are the highest, and in which columns."""
+        said = (self._contests(section) if section.control else self._highest(section) for section in self.sections)
+        return tuple(words for words in said if words)
 
-    def _said(self, section: Section, column: str) -> list[str]:
-        where = f"{section.name}, {column}" if column else section.name
-        if section.control:
-            told = {row: self.told(section.name, row, column) for row in self.rows(section.name)}
-            known = [row for row in told if told[row]]
-            if not known:
-                return []
-            words = []
-            for which in ("above", "below"):
-                rows = [row for row in known if told[row] == which]
-                words.append(f"{which} {section.control}: {listed(rows, len(rows), NAMED) if rows else 'none'}")
-            rest = sum(told[row] == "not told apart" for row in known)
-            return [f"{where}: {'; '.join(words)}; {rest} of {len(known)} are not told apart from it."]
-        # With itself a score agrees wholly.
-        rows = [row for row in self.rows(section.name) if row != column]
-        means = {row: one.mean for row in rows if (one := self.spread(section, row, column)) is not None}
-        if len(set(means.values())) < 2:
-            return []
-        best = max(means, key=lambda row: means[row])
-        shown = f"{100 * means[best]:.1f} %" if section.percent else f"{means[best]:.3f}"
-        return [f"{where}: highest for {best} ({shown}, mean over seeds)."]
+    def _contests(self, section: Section) -> str:
+        """Which rows are told from the control."""
+        told = {
+            (row, column): which
+            for column in self.columns(section.name)
+            for row in self.rows(section.name)
+            if (which := self.told(section.name, row, column))
+        }
+        if not told:
+            return ""
+        columns = tuple(dict.fromkeys(column for _, column in told))
+        words = []
+        for which in ("above", "below"):
+            found: dict[str, list[str]] = {}
+            for (row, column), how in told.items():
+                if how == which:
+                    found.setdefault(row, []).append(column)
+            rows = [row + _in_columns(found[row], columns) for row in found]
+            words.append(f"{which} {section.control}: {listed(rows, len(rows), NAMED) if rows else 'none'}")
+        rest = sum(how == "not told apart" for how in told.values())
+        where = f"{section.name}, {columns[0]}" if len(columns) == 1 and columns[0] else section.name
+        return f"{where}: {'; '.join(words)}; {rest} of {len(told)} are not told apart from it."
+
+    def _highest(self, section: Section) -> str:
+        """Which rows have the highest mean."""
+        best: dict[str, list[str]] = {}
+        largest: dict[str, float] = {}
+        for column in self.columns(section.name):
+            # With itself a score agrees wholly.
+            rows = [row for row in self.rows(section.name) if row != column]
+            means = {row: one.mean for row in rows if (one := self.spread(section, row, column)) is not None}
+            if len(set(means.values())) > 1:
+                row = max(means, key=lambda row: means[row])
+                best.setdefault(row, []).append(column)
+                largest[row] = max(largest.get(row, -math.inf), means[row])
+        if not best:
+            return ""
+        columns = [column for found in best.values() for column in found]
+        where = f"{section.name}, {columns[0]}" if len(columns) == 1 and columns[0] else section.name
+        words = []
+        for row in sorted(best, key=lambda row: -len(best[row])):
+            shown = f"{100 * largest[row]:.1f} %" if section.percent else f"{largest[row]:.3f}"
+            most = "up to " if len(best[row]) > 1 else ""
+            words.append(f"{row}{_in_columns(best[row], columns)} ({most}{shown}, mean over seeds)")
+        return f"{where}: highest for {listed(words, len(words), NAMED)}."
 
     @property
     def fingerprint(self) -> str:
         """Hash over everything that was measured."""
         return fingerprint(self.name, repr(self.measured), repr(self.left_out))
+
+
+def _in_columns(found: Sequence[str], columns: Sequence[str]) -> str:
+    """In which columns something holds, where it does not in all."""
+    if len(found) == len(columns):
+        return ""
+    return f" at {' and '.join(found)}" if len(found) < FEW else f" at {len(found)} of {len(columns)}"

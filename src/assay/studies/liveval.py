@@ -606,10 +606,10 @@ def _columns(setup: _Setup, case: Case) -> Iterator[tuple[str, str]]:
         yield CORRUPT, f"{case.count}"
     several = [f"{case.count} altered"] * (len(grid["num_flip" if case.mode == "flip" else "num_boundary"]) > 1)
     if case.mode == "flip" and "early_detection" in grid["modes"] and case.epochs in grid["n_epochs"]:
-        yield EARLY, ", ".join([*several, f"{case.epochs} epochs"]) if several else f"{case.epochs}"
+        yield EARLY, ", ".join([*several, f"{case.epochs} epoch{'s' * (case.epochs > 1)}"]) if several else f"{case.epochs}"
     if case.mode == "boundary":
         parts = [*several, *[f"intensity {case.intensity:g}"] * (len(grid["intensity"]) > 1)]
-        yield BOUNDARY, ", ".join([*parts, f"{case.epochs} epochs"]) if parts else f"{case.epochs}"
+        yield BOUNDARY, ", ".join([*parts, f"{case.epochs} epoch{'s' * (case.epochs > 1)}"]) if parts else f"{case.epochs}"
 
 
 def detected(harm: Tensor, case: Case) -> tuple[float, float]:
