@@ -175,7 +175,7 @@ def test_crop_and_flip_are_refused_on_rows(tmp_path):
 
     np.savez(tmp_path / "rows.npz", inputs=np.eye(10), labels=np.arange(10) % 2)
     made = plan(data=f"arrays:path={tmp_path / 'rows.npz'},test=0.2", plant=None, recipe={"flip": True})
-    with pytest.raises(UsageError, match="crop and flip need images"):
+    with pytest.raises(UsageError, match="Crops and flips need images"):
         made.augmentation(made.load(), 0)
 
 

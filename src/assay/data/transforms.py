@@ -25,15 +25,14 @@ def augment(
     seed: int,
     epoch: int,
     step: int,
-    crop: int = 4,
+    crop: int | float = 4,
     flip: bool = True,
     padding: Padding = "zeros",
-    area: float | None = None,
 ) -> Tensor:
     """Each image shifted by up to `crop` pixels along each axis, or a window of it resized, and mirrored left to right half of the time.
 
     Image i is padded by `crop` on all sides and a window of the old size is cut out at (top_i, left_i), each uniform in
-    0..2 crop; then it is mirrored if a third draw is below 1/2. With `area`, the window is any whose area is uniform in area..1 of the image's,
+    0..2 crop; then it is mirrored if a third draw is below 1/2. With a fraction for `crop`, the window is any whose area is uniform in crop..1 of the image's,
     whose width by height is uniform in its logarithm in 3/4..4/3 and whose place is uniform; it is drawn at most ten times until it
     fits into the image (else the largest window of a fitting shape, in the middle), and resized to the whole image (bilinear, antialiased; bytes
     are rounded). The draws depend on (seed, epoch, step, keys[i]) only, so an
@@ -45,16 +44,16 @@ def augment(
         seed: The run's seed.
         epoch: Counted from 0.
         step: Counted from 0.
-        crop: Largest shift in pixels; 0 for none.
+        crop: Largest shift in pixels, a whole number, 0 for none; or a number with a point above 0 and at most 1: the smallest part of an image's area
+            that a resized window has.
         flip: Whether to mirror.
         padding: What fills the padded border: `zeros` in the units of `inputs`, or the image mirrored at its border pixels.
-        area: Smallest part of an image's area that a resized window has, above 0 and at most 1; None for no such window, and then only `crop`.
 
     Returns:
         New images of the type, device and shape of `inputs` (`inputs` itself if there is nothing to do).
 
     Raises:
-        UsageError: `inputs` are no images, `keys` do not fit them, `crop` does not fit their size, or `area` is out of range or given beside a `crop`.
+        UsageError: `inputs` are no images, `keys` do not fit them, or `crop` does not fit their size.
     """
     if inputs.ndim != 4:
         raise UsageError(
@@ -65,19 +64,22 @@ def augment(
         raise UsageError(f"{len(keys)} keys for {n} images; give one key for each.")
     if padding not in ("zeros", "reflect"):
         raise UsageError(f"padding={padding!r} is neither 'zeros' nor 'reflect'.")
+    area = crop if isinstance(crop, float) else None
     most = min(height, width) - (padding == "reflect")
-    if not 0 <= crop <= most:
+    if area is not None and not 0 < area <= 1:
+        raise UsageError(
+            f"crop={crop} is outside 0..1, 0 excluded, the part of an image's area; a shift in pixels is a whole number."
+        )
+    if area is None and not 0 <= crop <= most:
         raise UsageError(f"crop={crop} is outside 0..{most} for images of {height} x {width} padded with {padding}.")
-    if area is not None and not (0 < area <= 1 and not crop):
-        raise UsageError(f"area={area} and crop={crop}: give an area above 0 and at most 1 with crop=0, or no area.")
     if n == 0:
         return inputs
     images = inputs
     if area is not None:
         images = _resized(images, windows_of(keys, height, width, area, seed, epoch, step))
-    if crop:
-        top, left = (draws.integers(keys, 2 * crop + 1, seed, f"crop {side}", epoch, step) for side in ("top", "left"))
-        windows = _padded(images, crop, padding).unfold(2, height, 1).unfold(3, width, 1)
+    elif crop:
+        top, left = (draws.integers(keys, 2 * int(crop) + 1, seed, f"crop {side}", epoch, step) for side in ("top", "left"))
+        windows = _padded(images, int(crop), padding).unfold(2, height, 1).unfold(3, width, 1)
         # windows[i, :, y, x] is the image cut at (y, x): a view, so only the chosen window of each image is copied.
         index = torch.arange(n, device=inputs.device)
         images = windows[index, :, top.to(inputs.device), left.to(inputs.device)]

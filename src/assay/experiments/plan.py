@@ -431,7 +431,7 @@ class Plan(pydantic.BaseModel):
             return None
         if not loaded.train.pictures:
             raise UsageError(f"Crops and flips need images; {self.data} has inputs of shape {loaded.train.shape}.")
-        return functools.partial(augment, seed=seed, crop=recipe.crop, flip=recipe.flip, area=recipe.resized_crop or None)
+        return functools.partial(augment, seed=seed, crop=recipe.resized_crop or recipe.crop, flip=recipe.flip)
 
     def plain(self) -> dict[str, Any]:
         """The plan as plain values that JSON can hold."""

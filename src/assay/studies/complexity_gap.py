@@ -78,7 +78,7 @@ SCALES = {
         200, 1, ("el2n:at=19", "forgetting", "aum", "confidence", "variability"), (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), 3,
     ),
 }  # fmt: skip
-"""`tiny` takes seconds, `small` is planned for less than an hour on two cores, `paper` has the released code's net and recipe and wants a GPU and a dataset."""
+"""`tiny` takes seconds, `small` some minutes, `paper` has the released code's net and recipe and wants a GPU and a dataset."""
 
 DETECTION, SUBTERMS, CORRELATION, PRUNING = "Mislabel detection", "Sub-terms", "Correlation", "Pruning"
 AUC, AVERAGE, PRECISION = "area under the ROC curve", "average precision", "precision among as many as are wrong"

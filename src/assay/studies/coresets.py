@@ -70,7 +70,7 @@ SCALES = {
         DYNAMICS, (0.9, 0.7, 0.5, 0.3, 0.2, 0.1), 5,
     ),
 }  # fmt: skip
-"""`tiny` takes less than a minute, `small` is planned for less than an hour on two cores, `paper` has DeepCore's net, recipe and fractions from 10 % on, and wants GPUs."""
+"""`tiny` takes less than a minute, `small` some ten minutes, `paper` has DeepCore's net, recipe and fractions from 10 % on, and wants GPUs."""
 PUBLISHED = (
     PublishedNumber(
         SECTION,

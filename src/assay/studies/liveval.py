@@ -104,7 +104,7 @@ SCALES = {
         },
     ),
 }  # fmt: skip
-"""`tiny` takes less than a minute, `small` is planned for less than an hour on two cores, `paper` has the numbers of the released scripts and wants MNIST and a GPU."""
+"""`tiny` takes less than a minute, `small` some twenty minutes, `paper` has the numbers of the released scripts and wants MNIST and a GPU."""
 
 FLIP, CORRUPT, EARLY, BOUNDARY = "Flipped labels", "Corrupted inputs", "Early detection", "Boundary detection"
 AREA = "area under the ROC curve"

@@ -100,7 +100,7 @@ SCALES = {
     ),
     "paper": Scale({"net": "resnet18", "recipe": CIFAR}, (0.7, 0.5, 0.3, 0.2, 0.1), {0.2: 64, 0.1: 32}, 3),
 }  # fmt: skip
-"""`tiny` takes less than a minute, `small` is planned for less than an hour on two cores, `paper` has the papers' protocol and wants GPUs and a dataset."""
+"""`tiny` takes less than a minute, `small` some minutes, `paper` has the papers' protocol and wants GPUs and a dataset."""
 
 _FIGURE = "README figure of DUAL, ResNet-18"
 _DUAL = "abstract of DUAL, ResNet-34"
