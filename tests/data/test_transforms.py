@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from assay.core.errors import UsageError
 from assay.core.ids import Ids
-from assay.data.transforms import augment, windows_of
+from assay.data.transforms import augment, crop_windows
 from assay.maths import draws
 
 
@@ -145,7 +145,7 @@ def test_a_resized_window_against_one_image_at_a_time(height, width, dtype):
 
 
 def test_windows_have_the_areas_and_shapes_that_were_asked_for():
-    top, left, tall, wide = windows_of(np.arange(20000, dtype=np.uint64), 60, 80, 0.25, 0, 0, 0).T
+    top, left, tall, wide = crop_windows(np.arange(20000, dtype=np.uint64), 60, 80, 0.25, 0, 0, 0).T
     area = (tall * wide).double() / 4800
     assert 0.24 < float(area.min()) < 0.26 and 0.97 < float(area.max()) <= 1
     assert 0.73 < float((wide / tall).min()) < 0.77 and 1.3 < float((wide / tall).max()) < 1.36
@@ -153,7 +153,7 @@ def test_windows_have_the_areas_and_shapes_that_were_asked_for():
     # Where a window of half the area fits, its place is uniform.
     small = (tall - 40).abs() <= 2
     assert abs(float((top[small] / (60 - tall[small])).mean()) - 0.5) < 0.02
-    assert bool((windows_of(np.arange(9, dtype=np.uint64), 8, 8, 1.0, 0, 0, 0) == torch.tensor([0, 0, 8, 8])).all())
+    assert bool((crop_windows(np.arange(9, dtype=np.uint64), 8, 8, 1.0, 0, 0, 0) == torch.tensor([0, 0, 8, 8])).all())
 
 
 @pytest.mark.parametrize("crop", [0.0, 1.1, -1.0, float("nan")])

@@ -66,6 +66,13 @@ def test_when_nothing_helps_any_more_the_mean_is_matched_again_by_others():
     assert inside.tolist() == [0, 1, 2, 3, 4, 5] and weights.tolist() == pytest.approx([1 / 6] * 6) and float(rests[-1]) < 1e-6
 
 
+def test_a_later_round_of_short_gradients_does_not_take_the_weight():
+    rows = np.concatenate([drawn(20, 6) + 0.3, 1e-3 * (drawn(80, 6) + 0.3)])
+    weights = choose(GradMatch(0.85, features="inputs", by_class=False), None, evidence(torch.from_numpy(rows))).weights
+    # A round of short ones has to be as long as its part of the mean gradient no more: with that 85 examples weighed as 3 equal ones would.
+    assert float(weights[:20].mean()) > 1 and float(weights.sum() ** 2 / weights.square().sum()) > 10
+
+
 def test_what_points_away_is_not_kept_and_the_largest_budget_is_named():
     rows = torch.cat([torch.ones(6, 2), -torch.ones(2, 2)]).double() * torch.arange(1, 9)[:, None]
     rows[:6] *= 3

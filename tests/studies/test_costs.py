@@ -9,7 +9,7 @@ from assay.experiments.progress import Progress
 from assay.runs.paths import StudyPaths
 from assay.studies.cleansing import CleansingGrid, study_cleansing
 from assay.studies.complexity_gap import ComplexityGapGrid, study_complexity_gap
-from assay.studies.coresets import CoresetsGrid, study_coresets
+from assay.studies.coresets import CoresetsGrid, specs, study_coresets
 from assay.studies.difficulty import DifficultyGrid, study_difficulty
 from assay.studies.fidelity import FidelityGrid, study_fidelity
 from assay.studies.liveval import LiveValGrid, study_liveval
@@ -96,3 +96,13 @@ def test_a_study_trains_as_many_as_was_said(name, tmp_path):
     assert 0.8 * final <= done["train"] <= final
     if name == "liveval":
         assert again == sum(number for task, number in done.items() if "without each example" in task)
+
+
+def test_of_all_selectors_those_that_read_a_suspicion_are_for_scores_that_are_one():
+    def final(score):
+        return estimate_study(study_coresets, HELD, scale="tiny", grid=CoresetsGrid(score, fractions=(0.5,), seeds=1))[
+            -1
+        ].trainings
+
+    found, _ = specs()
+    assert final("aum") - final("entropy") == sum("by=suspicion" in spec for spec in found) > 2

@@ -76,7 +76,7 @@ def augment(
         return inputs
     images = inputs
     if area is not None:
-        images = _resized(images, windows_of(keys, height, width, area, seed, epoch, step))
+        images = _resized(images, crop_windows(keys, height, width, area, seed, epoch, step))
     elif crop:
         top, left = (draws.integers(keys, 2 * int(crop) + 1, seed, f"crop {side}", epoch, step) for side in ("top", "left"))
         windows = _padded(images, int(crop), padding).unfold(2, height, 1).unfold(3, width, 1)
@@ -89,7 +89,7 @@ def augment(
     return images
 
 
-def windows_of(keys: np.ndarray, height: int, width: int, area: float, seed: int, epoch: int, step: int) -> Tensor:
+def crop_windows(keys: np.ndarray, height: int, width: int, area: float, seed: int, epoch: int, step: int) -> Tensor:
     """Top, left, height and width of the window of each image, (examples, 4)."""
     low, high = map(math.log, ASPECT)
     # Where nothing fits: as wide or as high as the image, as nearly of its shape as may be.

@@ -113,25 +113,25 @@ def estimate_work(work: Sequence[Work], threads: int = 1) -> list[Cost]:
         UsageError: A plan does not fit the data, or the device is absent.
         AssayError: As training.
     """
-    known: dict[str, float] = {}
+    known: dict[str, tuple[float, TrainingState]] = {}
+
+    def measured(plan: Plan) -> tuple[float, TrainingState]:
+        plain = plan.plain()
+        # Neither how long is trained, nor what is recorded, nor the seed changes what a step takes.
+        recipe = {name: value for name, value in plain.pop("recipe", {}).items() if name != "epochs"}
+        key = json.dumps({**plain, "seed": 0, "models": 1, "record": None, "recipe": recipe}, sort_keys=True)
+        if key not in known:
+            known[key] = _measured(plan, load_data(plan))
+        return known[key]
+
     costs = []
     with threads_of_torch(threads):
         for one in work:
-            if not isinstance(one.plan, Plan):
-                costs.append(Cost(one.what, one.trainings, one.steps, one.plan(), one.trainings * OUTCOME, threads))
-                continue
-            if one.recorded:
-                cost = estimate_recording(one.plan)
-                size = cost.bytes // cost.trainings * one.trainings
-                costs.append(dataclasses.replace(cost, what=one.what, trainings=one.trainings, bytes=size))
-                continue
-            plain = one.plan.plain()
-            # Neither how long is trained nor the seed changes what a step takes.
-            recipe = {name: value for name, value in plain.pop("recipe", {}).items() if name != "epochs"}
-            key = json.dumps({**plain, "seed": 0, "recipe": recipe}, sort_keys=True)
-            if key not in known:
-                known[key], _ = _measured(one.plan, load_data(one.plan))
-            costs.append(Cost(one.what, one.trainings, one.steps, known[key], one.trainings * OUTCOME, threads))
+            seconds, size = one.plan() if not isinstance(one.plan, Plan) else measured(one.plan)[0], OUTCOME
+            if isinstance(one.plan, Plan) and one.recorded:
+                cost = _recording(one.plan, load_data(one.plan), *measured(one.plan))
+                seconds, size = cost.seconds_per_step, cost.bytes // cost.trainings
+            costs.append(Cost(one.what, one.trainings, one.steps, seconds, one.trainings * size, threads))
     return costs
 
 
@@ -154,7 +154,11 @@ def estimate_recording(plan: Plan) -> Cost:
         AssayError: As training.
     """
     loaded = load_data(plan)
-    seconds, state = _measured(plan, loaded)
+    return _recording(plan, loaded, *_measured(plan, loaded))
+
+
+def _recording(plan: Plan, loaded: LoadedData, seconds: float, state: TrainingState) -> Cost:
+    """What recording costs, given the seconds of a step and a state."""
     epochs, number = plan.training.epochs, plan.folds or plan.models
     kept = plan.record.checkpoints
     states = epochs + 1 if kept == "every" else 0 if kept == "none" else 3 if kept == "last" else len(set(kept)) + 3

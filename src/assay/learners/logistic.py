@@ -173,13 +173,15 @@ class GrowingLogistic:
     def _newton(self, problem: _Problem, weight: Tensor) -> Tensor:
         """The weights where no entry of the gradient is above the tolerance."""
         going = torch.arange(len(weight))
-        for _ in range(self._learner.iterations + 1):
+        for number in range(self._learner.iterations + 1):
             some = problem if len(going) == len(weight) else problem.of(going)
             here = weight[going]
             gradient, probs = some.gradients(here)
             rough = gradient.abs().amax((1, 2)) > self._learner.tolerance
             if not bool(rough.any()):
                 return weight
+            if number == self._learner.iterations:
+                break
             some, going, here, gradient, probs = some.of(rough), going[rough], here[rough], gradient[rough], probs[rough]
             step, before = some.steps(gradient, probs), some.losses(here)
             slope, far = (gradient * step).sum((1, 2)), torch.ones(len(going), dtype=torch.float64)
@@ -191,7 +193,7 @@ class GrowingLogistic:
                     break
                 far = torch.where(bad, far / 2, far)
             weight[going] = here + far[:, None, None] * step
-        self.remarks[f"{self._learner.title} did not converge within iterations={self._learner.iterations}"] += len(going)
+        self.remarks[f"{self._learner.title} did not converge within iterations={self._learner.iterations}"] += int(rough.sum())
         return weight
 
 

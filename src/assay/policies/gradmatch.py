@@ -30,7 +30,7 @@ def gradmatch(
     r"""Examples whose weighted mean gradient is nearly that of all, or another one.
 
     Where all inner products with what is left of the mean gradient are 0 or below before there are enough, the same is done again among those that are
-    left, and each round gets a part of the weight that is its part of the examples.
+    left, and each round gets a part of the weight that is its part of the examples, however short its gradients are.
 
     Args:
         vectors: Gradient of each example.
@@ -66,17 +66,17 @@ def gradmatch(
         if not len(inside):
             break
         first = first if found else rests / length
-        # Only their proportions count; small ones have squares of 0.
+        # Only their proportions count; small ones have sums of 0.
         own = own / own.max()
         found.append(left[inside])
-        every = torch.zeros(n, dtype=torch.float64).index_copy(0, left[inside], own)
-        made = vectors.total(every)
-        weights.append(own * float((made * mean).sum() / made.square().sum()) * len(inside))
+        weights.append(own / own.mean())
         missing -= len(inside)
         left = left[~torch.isin(left, found[-1])]
     if not found:
         return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.float64), first
-    return torch.cat(found), torch.cat(weights) / (count - missing), first
+    kept, own = torch.cat(found), torch.cat(weights)
+    made = vectors.total(torch.zeros(n, dtype=torch.float64).index_copy(0, kept, own))
+    return kept, own * float((made * mean).sum() / made.square().sum()), first
 
 
 @dataclasses.dataclass(frozen=True)

@@ -271,14 +271,13 @@ def _steps(setup: Setup) -> int:
 
 def _work(setup: Setup, steps: int) -> list[Work]:
     """All trainings, a size after the other."""
-    examples, final = len(load_data(setup.final(0)).train), setup.final(0)
     found = []
     for size in setup.sizes:
         plan = setup.probed(0, size)
-        taken = steps_of(plan, max(round(size * examples), 1))
+        taken = steps_of(plan, len(load_data(plan).train))
         found.append(Work(f"recorded on {100 * size:g} %", setup.seeds * plan.models, taken, plan, recorded=True))
     parts = 1 + (len(setup.fractions) - 1) * (1 + 2 * len(setup.metrics))
-    return [*found, Work("final models", setup.seeds * len(setup.sizes) * parts, steps, final)]
+    return [*found, Work("final models", setup.seeds * len(setup.sizes) * parts, steps, setup.final(0))]
 
 
 Probes = Mapping[tuple[int, float], Path]

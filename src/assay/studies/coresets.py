@@ -160,6 +160,9 @@ def study_coresets(
     found, absent = specs() if grid.selectors is None else ({spec: _needs_score(spec) for spec in titled(grid.selectors)}, {})
     # The control is always there.
     choices = _choices({RANDOM: False, **found}, scores)
+    if grid.selectors is None:
+        # Whoever names a selector is told why it cannot choose; of all of them those that read a suspicion are for scores that are one.
+        choices = tuple(one for one in choices if "by=suspicion" not in one.selector or _suspects(one.score))
     fractions = fractions_of("fractions", preset.fractions if grid.fractions is None else grid.fractions)
     protocol = Protocol(
         plan,
@@ -257,6 +260,10 @@ def _needs_score(spec: str) -> bool:
         raise UsageError(f"The policy {name} has no option keep, so that it keeps no given fraction; leave it out.")
     # What fits a small part may not fit a large one, which is then told beside its fraction.
     return parse(spec, budget_options(spec, 0.001, 0) if name in known else {}).needs_score
+
+
+def _suspects(score: str | None) -> bool:
+    return score is not None and methods.parse(score).direction.ranks_suspects
 
 
 def _choices(found: Mapping[str, bool], scores: Sequence[str]) -> tuple[Choice, ...]:

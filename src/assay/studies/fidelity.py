@@ -286,7 +286,8 @@ def _seconds_of_a_step(cell: str, path: str, examples: int, steps: int = 50) -> 
     setting = SETTINGS[cell]
     x, y, _, _ = drawn(*loaded(setting.data, path), 0, examples)
     batch = torch.from_numpy(x[: setting.batch]), torch.from_numpy(y[: setting.batch]).double()
-    model = net_of(setting.net, x.shape[1]).double()
+    with torch.random.fork_rng(devices=[]):
+        model = net_of(setting.net, x.shape[1]).double()
     optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.1), losses_with(setting.alpha or 0.0)
     for step in range(2 * steps):
         if step == steps:
