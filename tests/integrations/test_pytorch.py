@@ -361,7 +361,11 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("case", RESUMED)
+FIRST = ("in the middle", "before the scheduler", "workers")
+"""Cases of the first group; the second has all others."""
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=() if case in FIRST else pytest.mark.slow) for case in RESUMED])
 def test_a_killed_training_is_resumed_to_the_same_bits(nursery, tmp_path, case):
     settings = {key: value for key, value in RESUMED[case].items() if key != "die"}
     die = RESUMED[case]["die"]

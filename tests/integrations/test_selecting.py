@@ -180,7 +180,14 @@ def test_an_epoch_that_was_left_is_chosen_anew_from_the_losses_before_it(run, tm
 
 
 @pytest.mark.parametrize("seed", [None, 4])
-@pytest.mark.parametrize("given", [{}, {"num_workers": 2}, {"num_workers": 1, "persistent_workers": True}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        pytest.param({"num_workers": 2}, marks=pytest.mark.slow),
+        pytest.param({"num_workers": 1, "persistent_workers": True}, marks=pytest.mark.slow),
+    ],
+)
 def test_workers_and_loops_without_a_seed(tmp_path, seed, given):
     own = parts(**given)
     run = recorded(tmp_path, own, seed=seed)
@@ -227,6 +234,7 @@ def test_sgd_influence_is_the_derivative_of_the_unrolled_steps(run):
     torch.testing.assert_close(scores.values, -exact, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_leaving_one_out_is_training_without_it_at_the_same_weights_and_the_same_parts(run):
     scores = assay.score(run, "loo:form=weight", loop=loop_of(), targets=TARGET)
     values = next(iter(scores.values())).values

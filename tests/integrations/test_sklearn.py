@@ -669,6 +669,7 @@ def test_what_is_public():
     assert "sklearn" not in assay.__all__
 
 
+@pytest.mark.slow
 def test_few_held_out_rows_of_which_all_are_sure_have_the_logits_of_the_others(tmp_path):
     from sklearn.ensemble import GradientBoostingClassifier
     from sklearn.linear_model import SGDClassifier
