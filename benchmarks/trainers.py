@@ -5,7 +5,9 @@ fastest two.
 """
 
 import argparse
+import cProfile
 import pathlib
+import pstats
 import statistics
 import tempfile
 import time
@@ -105,6 +107,29 @@ def skorch(tokens, labels, folder) -> float:
     return time.perf_counter() - began
 
 
+def profiled(tokens, labels) -> dict[str, float]:
+    """Seconds that the recorder spends in Lightning: once and at the beginning, at the end of the epoch, and in all batches together."""
+    profile = cProfile.Profile()
+    with tempfile.TemporaryDirectory() as scratch:
+        # What is imported and set up in the first training is not of the recorder.
+        lightning(tokens[:BATCH], labels[:BATCH], pathlib.Path(scratch) / "warm")
+        torch.manual_seed(0)
+        profile.enable()
+        whole = lightning(tokens, labels, pathlib.Path(scratch) / "run")
+        profile.disable()
+    parts = {
+        "on_train_epoch_start": "begins",
+        "on_train_epoch_end": "ends",
+        "on_train_batch_start": "batches",
+        "on_train_batch_end": "batches",
+    }
+    found = {"begins": 0.0, "ends": 0.0, "batches": 0.0}
+    for (file, _, function), (_, _, _, seconds, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        if file == assay.lightning.__file__ and function in parts:
+            found[parts[function]] += seconds
+    return {**found, "the whole epoch": whole}
+
+
 TRAINERS = {"Hugging Face": hugging_face, "Lightning": lightning, "skorch": skorch}
 
 
@@ -115,6 +140,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--trainers", nargs="+", default=list(TRAINERS), choices=list(TRAINERS))
+    parser.add_argument("--profile", action="store_true", help="only say where Lightning's epoch spends time in the recorder")
     parser.add_argument("--out")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -122,6 +148,9 @@ def main() -> None:
     draw = torch.Generator().manual_seed(0)
     labels = torch.randint(CLASSES, (given.examples,), generator=draw)
     tokens = torch.randint(1, WORDS, (given.examples, TOKENS), generator=draw)
+    if given.profile:
+        report("trainers-profile", {"examples": given.examples, **profiled(tokens, labels)}, given.out)
+        return
     figures = {}
     for name in given.trainers:
         ratios, seconds, recorded_seconds = [], [], []
