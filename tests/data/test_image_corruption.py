@@ -9,6 +9,7 @@ from assay.core.errors import UsageError
 from assay.core.ids import Ids
 from assay.data.examples import Examples
 from assay.data.image_corruption import STRENGTHS, corrupt, turned
+from assay.runs.artefacts import load_corrupted
 
 
 def examples(n=40, shape=(3, 9, 8), kind="uint8"):
@@ -176,3 +177,14 @@ def test_the_truth_knows_what_was_damaged_and_compare_says_who_finds_it(tmp_path
     show_comparison(made, run)
     told = " ".join(capsys.readouterr().out.split())
     assert "144 of 1,437 images were damaged on purpose" in told and "known to be wrong" not in told
+
+    table = assay.score(run, ["aum", "loss"])
+    decision = assay.choose(table["aum"], "bottom_k", keep=0.9, by="suspicion")
+    data = assay.report_data(run, table, decision=decision)
+    damaged = load_corrupted(recorded.paths.truth)[1]
+    assert [(one.title, one.missed) for one in data.damages] == [(one.title, one.missed) for one in made.corruptions]
+    assert [one.auc for one in data.damages] == pytest.approx([one.auc for one in made.corruptions], rel=1e-12)
+    assert data.damaged == (144, int(damaged[~decision.kept].sum()))
+    assert int(data.shown.damaged.sum()) == 144 and data.facts["damaged"].startswith("144 of 1,437 images")
+    # All labels are right, so that nothing is said of wrong ones.
+    assert "known truth" not in data.facts and data.shown.true is None and not data.detections and data.cleaning is None

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from assay.core.ids import Ids
+from assay.core.method_comparison import ComparedMethod
 from assay.core.report_data import ReportData, ShownExamples
 from assay.core.trial import Comparison
 from assay.reports import render
@@ -464,6 +465,39 @@ def test_a_table_without_pictures_truth_or_verdict(chromium, tmp_path):
     tab.wait_for_timeout(200)
     assert "not scored" in tab.locator(".tabulator-row").last.inner_text()
     assert tab.title() == "Adult"
+    assert page.said == []
+    tab.context.close()
+
+
+def test_damaged_images_have_a_section_a_filter_and_a_mark(chromium, tmp_path):
+    path = tmp_path / "report.html"
+    plain = example_reports.influenced(20)
+    damaged = torch.arange(20) % 5 == 0
+    found = ComparedMethod("aum", True, 0.75, 0.625, 0.875, 0.5, 0.25, 3)
+    made = dataclasses.replace(
+        plain,
+        shown=dataclasses.replace(plain.shown, damaged=damaged),
+        damages=(found,),
+        damaged=(4, 0),
+        cleaning=None,
+        influences=(),
+        comparisons=(),
+    )
+    path.write_text(render(made), encoding="utf-8")
+    page = watched(chromium, path)
+    tab = page.tab
+    told = tab.locator("#damaged").inner_text()
+    assert "4 images were damaged on purpose" in told and "The decision" not in told
+    assert [cell.strip() for cell in tab.locator("#damages tbody tr").all_inner_texts()] == [
+        "aum\tsuspects\t0.750\t0.625 to 0.875\t0.500\t0.250\t3"
+    ]
+    for kind, mine in (("damaged", damaged), ("whole", ~damaged)):
+        tab.select_option("#damage", kind)
+        assert tab.locator("#matching").inner_text() == f"{int(mine.sum())} of 20"
+        assert set(cells(tab, "id", 20)) == {str(id_) for id_ in made.shown.ids.take(mine)}
+        tab.locator(".tabulator-row").first.click()
+        tab.locator("#cards .card").first.wait_for()
+        assert ("image damaged" in tab.locator("#cards").inner_text()) == (kind == "damaged")
     assert page.said == []
     tab.context.close()
 

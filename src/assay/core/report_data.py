@@ -34,6 +34,7 @@ class ShownExamples:
         rows: For tables, the original cells as text, one tuple per example; else None.
         columns: Names of the cells in `rows`.
         predicted_probs: Probability of the predicted class, in [0, 1], by the same rule; None if unknown.
+        damaged: Whether the image of each was damaged on purpose; None where none were.
     """
 
     ids: Ids
@@ -44,12 +45,14 @@ class ShownExamples:
     rows: tuple[tuple[str, ...], ...] | None = None
     columns: tuple[str, ...] = ()
     predicted_probs: Float[Tensor, " shown"] | None = None
+    damaged: Bool[Tensor, " shown"] | None = None
 
     def __post_init__(self):
         _per_example("given labels", self.given, len(self))
         _per_example("predicted labels", self.predicted, len(self))
         _per_example("true labels", self.true, len(self))
         _per_example("predicted probabilities", self.predicted_probs, len(self))
+        _per_example("marks of damaged images", self.damaged, len(self))
         _per_example("pictures", self.pictures, len(self), axes=4)
         if self.pictures is not None and self.pictures.dtype != torch.uint8:
             raise UsageError(f"Pictures are {self.pictures.dtype}; give them as uint8, 0 to 255.")
@@ -488,6 +491,8 @@ class ReportData:
         probes: Probes of this recording: which method finds labels that were flipped on purpose.
         duplicates: Groups of examples that are nearly the same.
         embedding: Shown examples in the plane in which their features vary most.
+        damages: How well each score finds the images that were damaged on purpose.
+        damaged: How many these are, and how many of them the decision acts on (0 without one); None where none were.
     """
 
     title: str
@@ -520,6 +525,8 @@ class ReportData:
     probes: tuple[Probe, ...] = ()
     duplicates: ShownDuplicates | None = None
     embedding: EmbeddingMap | None = None
+    damages: tuple[ComparedMethod, ...] = ()
+    damaged: tuple[int, int] | None = None
 
     def __post_init__(self):
         """Refuse parts that do not belong together.

@@ -41,7 +41,7 @@ from ..runs.artefacts import load_truth
 from ..runs.run import Run
 from .claims import corrected
 from .compare import detected, first_overlaps, spearman_interval, usual_budget
-from .detection import check_dataset, clean, detections_of, wrong_labels
+from .detection import check_dataset, clean, corrupted_of, detections_of, wrong_labels
 from .evidence import gather_together, known_mean_probs
 from .influence import comparisons, influences
 from .models import members_of
@@ -154,6 +154,10 @@ def report_data(
         verdict = corrected(verdict, run)
     if truth is None and run.paths.truth.exists():
         truth = load_truth(run.paths.truth)
+    damaged = corrupted_of(run.ids, run)
+    if damaged is not None and truth is not None and not bool(wrong_labels(run.ids, run, truth).any()):
+        # Of damaged images under right labels only the damage is to be found.
+        truth = None
 
     def wrong_of(ids: Ids) -> Bool[Tensor, " examples"]:
         return wrong_labels(ids, run, truth)  # type: ignore[arg-type]
@@ -209,10 +213,11 @@ def report_data(
             predicted=predicted[place] if predicted is not None else None,
             true=true[place] if true is not None else None,
             predicted_probs=top[place] if top is not None else None,
+            damaged=None if damaged is None else damaged[place],
             **looks,
         ),
         picked=picked,
-        facts=_facts(models, predicted is not None, wrong),
+        facts=_facts(models, predicted is not None, wrong, damaged),
         scores=scores,
         decision=decision,
         data_map=None
@@ -235,6 +240,8 @@ def report_data(
         by_class=by_class,
         dataset=run.dataset if run.task == "classes" else "",
         compared=_compared(scores, wrong_of) if truth is not None else (),
+        damages=() if damaged is None else _compared(scores, lambda ids: damaged[run.ids.positions(ids, "the run")]),
+        damaged=None if damaged is None else (int(damaged.sum()), 0 if aligned is None else int(damaged[aligned.touched].sum())),
         counted=counted,
         probes=probes,
         duplicates=doubles,
@@ -242,10 +249,10 @@ def report_data(
     return dataclasses.replace(made, embedding=embedding_map(run, examples, shown_ids, made.opening))
 
 
-def _compared(scores: Sequence[Scores], wrong_of: Callable[[Ids], Bool[Tensor, " examples"]]) -> tuple[ComparedMethod, ...]:
-    """How well each score finds the wrong labels among the examples that it scored; the best first."""
+def _compared(scores: Sequence[Scores], sought_of: Callable[[Ids], Bool[Tensor, " examples"]]) -> tuple[ComparedMethod, ...]:
+    """How well each score finds wrong labels, or damaged images, among the examples that it scored; the best first."""
     found = [
-        method for one in scores for method in detected([one], (one.values * one.direction.sign).unsqueeze(0), wrong_of(one.ids))
+        method for one in scores for method in detected([one], (one.values * one.direction.sign).unsqueeze(0), sought_of(one.ids))
     ]
     return tuple(sorted(found, key=lambda one: -one.auc))
 
@@ -380,7 +387,9 @@ def _looks(examples: Examples | None, ids: Ids) -> tuple[dict, str]:
     return ({} if pictures is None else {"pictures": pictures}), note
 
 
-def _facts(models: Sequence[Run], predicted: bool, wrong: Bool[Tensor, " examples"] | None) -> dict[str, str]:
+def _facts(
+    models: Sequence[Run], predicted: bool, wrong: Bool[Tensor, " examples"] | None, damaged: Bool[Tensor, " examples"] | None
+) -> dict[str, str]:
     run = models[0]
     header, about = run.header, run.header.about
     seconds = sum((commit.seconds for commit in run.commits), 0.0)
@@ -419,6 +428,8 @@ def _facts(models: Sequence[Run], predicted: bool, wrong: Bool[Tensor, " example
         facts["machine"] += f"; {words}"
     if wrong is not None:
         facts["known truth"] = f"{int(wrong.sum()):,} of {len(wrong):,} given labels are wrong; no method saw which"
+    if damaged is not None:
+        facts["damaged"] = f"{int(damaged.sum()):,} of {len(damaged):,} images, on purpose; no method saw which"
     if predicted:
         over = f" and the {len(models)} models" if several else ""
         facts["predicted label"] = (

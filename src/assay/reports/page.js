@@ -362,6 +362,7 @@
     if (data.predicted) fields.push(["predicted", (i) => fact("predicted", i)]);
     if (data.probs) fields.push(["probability", (i) => data.probs[i]]);
     if (data.true) fields.push(["true", (i) => fact("true", i)]);
+    if (data.damaged) fields.push(["damaged", (i) => (data.damaged[i] ? "yes" : "no")]);
     if (data.decision) fields.push(["decision", (i) => action(i)], ["reason", (i) => data.decision.reasons[data.decision.reason[i]]]);
     if (data.review) fields.push(["mark", (i) => markOf(i)?.mark], ["right class", (i) => (markOf(i) && markOf(i).label !== null ? label(markOf(i).label) : "")]);
     data.columns.forEach((name, at) => fields.push([name, (i) => data.rows[i][at]]));
@@ -457,7 +458,7 @@
     const lines = [line(...state)];
     if (data.given) lines.push(make("span", { className: "line label" }, `given ${fact("given", i)}`));
     if (data.predicted) lines.push(make("span", { className: `line label ${odd ? "bad" : ""}` }, `predicted ${fact("predicted", i)}`));
-    const more = [...sure, ...(wrong(i) ? [`true ${fact("true", i)}`] : []), ...(data.rows ? [cells(i)] : [])];
+    const more = [...sure, ...(wrong(i) ? [`true ${fact("true", i)}`] : []), ...(data.damaged?.[i] ? ["image damaged"] : []), ...(data.rows ? [cells(i)] : [])];
     if (more.length) lines.push(line(more.join(" · ")));
     const body = make("span", { className: "suspect" }, ...lines);
     body.title = `${data.ids[i]}${data.given ? `: given ${fact("given", i)}` : ""}${data.predicted ? `, predicted ${fact("predicted", i)}` : ""}`;
@@ -521,6 +522,7 @@
     if (is("label") === "with" && data.predicted[i] !== data.given[i]) return false;
     if (is("label") === "wrong" && !wrong(i)) return false;
     if (is("label") === "right" && wrong(i)) return false;
+    if (is("damage") !== "" && (is("damage") === "damaged") !== data.damaged[i]) return false;
     return data.ids[i].toLowerCase().includes(is("search").trim().toLowerCase());
   }
 
@@ -708,6 +710,7 @@
     if (data.given) lines.push(make("span", {}, `given ${fact("given", i)}`));
     if (data.predicted) lines.push(make("span", { className: data.predicted[i] === data.given[i] ? "" : "bad" }, `predicted ${fact("predicted", i)}${data.probs ? ` ${percent(data.probs[i])}` : ""}`));
     if (wrong(i)) lines.push(make("span", { className: "bad" }, `true ${fact("true", i)}`));
+    if (data.damaged?.[i]) lines.push(make("span", { className: "bad" }, "image damaged"));
     const element = make("button", { type: "button", className: "card", "aria-pressed": String(i === focused) });
     if (data.pictures) element.append(make("img", { src: source(i), alt: `example ${data.ids[i]}` }));
     element.append(...lines);
@@ -833,7 +836,7 @@
       await build();
       $("tools").addEventListener("submit", (event) => event.preventDefault());
       for (const id of ["within", "search"]) $(id)?.addEventListener("input", filter);
-      for (const id of ["class", "action", "label", "marked"]) $(id)?.addEventListener("change", filter);
+      for (const id of ["class", "action", "label", "damage", "marked"]) $(id)?.addEventListener("change", filter);
       $("method")?.addEventListener("change", () => busy(() => useMethod(Number($("method").value))));
       $("tools").addEventListener("reset", () => busy(async () => {
         await new Promise((done) => setTimeout(done)); // the fields are empty only after this event

@@ -56,6 +56,8 @@ def render(report: ReportData) -> str:
         twins_open=TWINS_OPEN,
         counted=_counted(report),
         compared={one.title: one for one in report.compared},
+        # Where images were damaged and no label is wrong, no wrong labels were to be found.
+        cleaned=report.cleaned if report.cleaned is None or report.cleaned.planted or report.damaged is None else None,
     )
 
 
@@ -266,6 +268,7 @@ def _data(report: ReportData) -> dict[str, Any]:
         "given": shown.given.tolist() if shown.given is not None else None,
         "predicted": shown.predicted.tolist() if shown.predicted is not None else None,
         "true": shown.true.tolist() if shown.true is not None else None,
+        "damaged": shown.damaged.tolist() if shown.damaged is not None else None,
         "columns": list(shown.columns),
         "rows": [list(row) for row in shown.rows] if shown.rows is not None else None,
         "pictures": [base64.b64encode(thumbnail(image)).decode() for image in shown.pictures]
