@@ -1,5 +1,7 @@
 """The recorder in Hugging Face's Trainer: facts are those of a plain loop over the same batches to the bit, and training goes on as if nobody recorded."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -398,6 +400,37 @@ def test_what_a_subclass_hides_is_refused_in_the_first_step(tmp_path, name):
     # Nothing is held on to, and without the recorder it trains.
     attached.detach()
     assert "training_step" not in vars(trainer)
+    # What is mended is recorded in the same folder.
+    mended = trainer_of(tmp_path)
+    assay.attach(mended, tmp_path / "run")
+    mended.train()
+    assert Run(tmp_path / "run").epochs == 2
+
+
+def pair(items):
+    made = padded(items)
+    return made["input_ids"], made["labels"]
+
+
+class Pairs(transformers.Trainer):
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        outputs = model(input_ids=inputs[0])
+        loss = F.cross_entropy(outputs.logits, inputs[1])
+        return (loss, outputs) if return_outputs else loss
+
+    def get_batch_samples(self, iterator, number, device):
+        return list(itertools.islice(iterator, number)), None
+
+
+def test_batches_that_are_tuples_are_recorded_by_attach_and_refused_by_the_callback(tmp_path):
+    trainer = trainer_of(tmp_path, Pairs, data_collator=pair)
+    attached = assay.attach(trainer, tmp_path / "run")
+    trainer.train()
+    attached.detach()
+    assert Run(tmp_path / "run").epochs == 2
+    other = trainer_of(tmp_path, Pairs, data_collator=pair, callbacks=[assay.huggingface.Recorder(tmp_path / "callback")])
+    with pytest.raises(UsageError, match=r"The collator makes a tuple of a batch, .*; let it return a dict, or use assay\.attach"):
+        other.train()
     trainer.train()
 
 

@@ -473,6 +473,21 @@ def test_the_header_says_what_was_asked(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["format"] == "assay-run"
 
 
+def test_a_folder_in_which_nothing_was_recorded_is_free_again(tmp_path):
+    folder = tmp_path / "run"
+    with Recorder(folder, IDS, Recording(keep_logits=True)) as first:
+        with pytest.raises(RunError, match="is being written by another process"):
+            Recorder(folder, IDS)
+        first.begin()
+    assert (folder / "run.json").exists()
+    # Another way of recording is no mismatch, for there is nothing to go on with.
+    with Recorder(folder, IDS, Recording(view="eval")) as second:
+        assert second.header.view == "eval" and not second.header.keep_logits
+    (folder / "truth.parquet").write_bytes(b"")
+    with pytest.raises(OutputExists, match="already holds a run"):
+        Recorder(folder, IDS)
+
+
 def test_nothing_is_overwritten_unasked(tmp_path):
     recorded(tmp_path / "run", 1)
     (tmp_path / "other").mkdir()

@@ -382,6 +382,19 @@ def attach(
     return Attached(trainer, folder, recording, data, seed, about)
 
 
+class NamedBatches(DictCollate):
+    """A collate whose batches must be dicts, inside which the keys pass a Trainer that nobody looks into."""
+
+    def __call__(self, fetched: KeyedBatch) -> Any:
+        made = super().__call__(fetched)
+        if isinstance(made, KeyedBatch):
+            raise UsageError(
+                f"The collator makes a {type(made.batch).__name__} of a batch, and the callback records batches that are dicts; let it return a dict, or use "
+                "assay.attach(trainer, folder)."
+            )
+        return made
+
+
 class Recorder(Events):
     """The recorder as a callback, for a Trainer that somebody else builds: `Trainer(..., callbacks=[assay.huggingface.Recorder("runs/mine")])`.
 
@@ -436,7 +449,7 @@ class Recorder(Events):
         before = {name: vars(held)[name] for name in ("dataset", "collate_fn", "persistent_workers")}
         self._recorder = self._open(args, state, model, optimizer, plain)
         self._undo.callback(vars(held).update, before)
-        vars(held).update(dataset=KeyedDataset(held.dataset), collate_fn=DictCollate(held.collate_fn))
+        vars(held).update(dataset=KeyedDataset(held.dataset), collate_fn=NamedBatches(held.collate_fn))
         if self._seed is not None:
             vars(held)["persistent_workers"] = False
         self._recorder.keyed(train_dataloader)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..core.arguments import checked_arguments, checked_fields, described, moved_keywords
-from ..core.errors import OutputExists, UsageError, listed
+from ..core.errors import UsageError, listed
 from ..core.ids import Ids
 from ..core.passes import Passes
 from ..runs.disk import whole_folder
@@ -130,7 +130,7 @@ def record(
     """
     recording, final = recording or TableRecording(), _final(estimator)
     title = type(final).__name__
-    _check_free(Path(folder))
+    check_place(RunPaths(Path(folder)), resumable=False)
     table = _table(X, y, recording, "X", "y")
     tables = [X] if validation is None else [X, validation[0]]
     held = None if validation is None else _validation(validation, table)
@@ -217,12 +217,6 @@ def _final(estimator: Any) -> Any:
             else f"estimator= is {described(estimator)} and no classifier; give one, such as HistGradientBoostingClassifier()."
         )
     return final
-
-
-def _check_free(folder: Path) -> None:
-    if RunPaths(folder).header.exists():
-        raise OutputExists(f"{folder} already holds a run; name another folder.")
-    check_place(RunPaths(folder))
 
 
 def _count(rows: Any, name: str) -> int:

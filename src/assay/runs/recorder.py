@@ -47,13 +47,17 @@ def check_place(paths: RunPaths, resume: bool = False, *, resumable: bool = True
     if folder.exists() and not folder.is_dir():
         raise OutputExists(f"{folder} is a file; name a folder for the run.")
     exists = paths.header.exists()
+
+    def nothing(at: Path) -> bool:
+        # What writers leave that ended before anything was worth keeping, such as those of a training that was refused in its first epoch.
+        left = at in (paths.lock, paths.header) or at.suffix == ".tmp"
+        return left or (at in (paths.models, paths.folds) and not any(at.glob("*/run.json")))
+
+    if not resume and folder.exists() and all(map(nothing, folder.iterdir())):
+        return False
     if exists and not resume:
         how = "resume it with resume=True (`--resume`) or " if resumable else ""
         raise OutputExists(f"{folder} already holds a run; {how}name another folder.")
-
-    def nothing(at: Path) -> bool:
-        # What writers leave that ended before anything was worth keeping.
-        return at == paths.lock or at.suffix == ".tmp" or (at in (paths.models, paths.folds) and not any(at.glob("*/run.json")))
 
     if not exists and folder.exists() and not all(map(nothing, folder.iterdir())):
         raise OutputExists(f"{folder} is not empty and holds no run; name a new or empty folder.")
