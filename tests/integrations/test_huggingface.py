@@ -429,7 +429,9 @@ def test_batches_that_are_tuples_are_recorded_by_attach_and_refused_by_the_callb
     attached.detach()
     assert Run(tmp_path / "run").epochs == 2
     other = trainer_of(tmp_path, Pairs, data_collator=pair, callbacks=[assay.huggingface.Recorder(tmp_path / "callback")])
-    with pytest.raises(UsageError, match=r"The collator makes a tuple of a batch, .*; let it return a dict, or use assay\.attach"):
+    with pytest.raises(
+        UsageError, match=r"The collator makes a tuple of a batch, .*; let it return a dict, or use assay\.attach"
+    ):
         other.train()
     trainer.train()
 

@@ -237,6 +237,12 @@ class Attached(Events):
         self._training, self._keyed = True, None
         try:
             return original(*args, **kwargs)
+        except RuntimeError as error:
+            if self._recorder is not None:
+                # It says so in its words if another process is gone.
+                recorder, self._recorder = self._recorder, None
+                recorder.__exit__(type(error), error, error.__traceback__)
+            raise
         finally:
             self._training = False
             self._leave()

@@ -46,7 +46,7 @@ from .live_scores import Live
 from .loader_checks import check_together
 from .loop_state import Parts
 from .mixing import MixtureWatch
-from .processes import Processes
+from .processes import Processes, disconnected
 from .row_watch import RowWatch
 from .selecting import Selecting
 from .sharded import KIND
@@ -783,6 +783,8 @@ class LoopRecorder:
             self.close()
         elif not self._closed:
             self._end()
+        if self._processes is not None and disconnected(error):
+            raise self._processes.broken(f"epoch {self.epochs}", error) from error  # type: ignore[arg-type]
 
 
 def _settings_of(optimizer: Optimizer) -> tuple[list[float], list[tuple[float, float]]]:

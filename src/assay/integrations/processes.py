@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -18,6 +19,8 @@ Taken = TypeVar("Taken")
 
 WAITS = datetime.timedelta(minutes=30)
 """How long a process waits for the others before it ends with an error: as long as torch's own groups over gloo."""
+DISCONNECTED = re.compile(r"\bgloo\b|\bnccl\b|connection (closed|reset|refused)|broken pipe|\bpeer\b|timed out", re.IGNORECASE)
+"""What torch's errors of its groups hold, whatever trains over them."""
 SAME = 1e-6
 """How far the sums of a parameter may differ between processes, relative to the sum of its sizes: what kinds of devices round differently."""
 
@@ -171,10 +174,14 @@ class Processes:
         try:
             return call()
         except RuntimeError as error:
-            raise RunError(
-                f"Process {self.rank} of {self.size}, {where}: another process ended or does not answer ({reason(error)}), so the epoch is not recorded; "
-                "start all processes again, with resume=True."
-            ) from error
+            raise self.broken(where, error) from error
+
+    def broken(self, where: str, error: BaseException) -> RunError:
+        """The error in words that ends a training one of whose processes is gone."""
+        return RunError(
+            f"Process {self.rank} of {self.size}, {where}: another process ended or does not answer ({reason(error)}), so the epoch is not recorded; "
+            "start all processes again, and go on with the run."
+        )
 
     def check_begin(self, where: str, batches: int | None, model: nn.Module) -> None:
         """Compare what each process begins an epoch with.
@@ -264,6 +271,11 @@ def weight_sums(model: nn.Module) -> dict[str, tuple[float, float]]:
         sums = [(value.sum(dtype=torch.float64), value.abs().sum(dtype=torch.float64)) for value in real.values()]
         flat = torch.stack([one for pair in sums for one in pair]).cpu().view(-1, 2).tolist() if sums else []
     return {name: (total, size) for name, (total, size) in zip(real, flat, strict=True)}
+
+
+def disconnected(error: BaseException | None) -> bool:
+    """Whether this is what torch says in one process when another is gone, as by `kill -9` in the middle of a step."""
+    return isinstance(error, RuntimeError) and not isinstance(error, AssayError) and DISCONNECTED.search(str(error)) is not None
 
 
 def reason(error: BaseException) -> str:
