@@ -146,6 +146,10 @@ def test_choices_and_what_they_are_worth(made):
 
 def test_comparisons_are_paired_and_corrected_together(made):
     study, _ = made
+    # Words that are for live selectors alone.
+    assert any(NO_REMOVAL in words for words in study.sentences) and not any(
+        "anew for every epoch" in words for words in study.sentences
+    )
     assert study.claims == len(study.contests) == 2 * (1 + 2 * 2)
     ps = []
     for one in study.contests:

@@ -64,6 +64,7 @@ class Comparison:
         control: Name of the random arm, in words.
         place: Place of the decision among those verified on its run, from 1; 0 where there is no such order.
         share: Part of alpha that is spent on the comparisons of this decision, in (0, 1] (`maths.statistics.share`).
+        anew: Whether the baseline is a live selector, which chooses its examples anew for every epoch.
     """
 
     treatment: str
@@ -81,6 +82,7 @@ class Comparison:
     control: str = REMOVAL
     place: int = 0
     share: float = 1.0
+    anew: bool = False
 
     def __post_init__(self):
         if self.n < 2:
@@ -101,7 +103,7 @@ class Comparison:
         """The finding in words, which says so when there is none."""
         names = {KEPT: "the decision", RANDOM: self.control, ALL: "all examples as given"}
         one = names.get(self.treatment, self.treatment)
-        other = names.get(self.baseline, f"{self.baseline}, chosen anew for every epoch")
+        other = names.get(self.baseline, self.baseline + ", chosen anew for every epoch" * self.anew)
         one = one[0].upper() + one[1:]
         effect = f"{100 * self.effect:+.2f} points of test accuracy"
         if self.n < FEWEST:

@@ -29,6 +29,11 @@ COLUMNS = (
 )
 """The 14 inputs in the order of the file, and the label."""
 
+_SITE = "https://archive.ics.uci.edu/ml/machine-learning-databases/adult/"
+_SHA256 = (
+    "adult.data, SHA-256 5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
+    "adult.test, SHA-256 a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05",
+)
 _PAIRS = (("adult.data", "adult.test"), ("adult-training.csv", "adult-test.csv"))
 
 
@@ -61,5 +66,7 @@ def files_in(path: str) -> tuple[pathlib.Path, pathlib.Path]:
     pair = next((pair for pair in _PAIRS if all((folder / name).is_file() for name in pair)), None)
     if pair is None:
         wanted = " nor ".join(" with ".join(pair) for pair in _PAIRS)
-        raise UsageError(f"{folder} holds neither {wanted}. Give the folder of the UCI Adult files.")
+        raise UsageError(
+            f"{folder} holds neither {wanted}. Give the folder of the UCI Adult files; they are at {_SITE} ({', '.join(_SHA256)})."
+        )
     return folder / pair[0], folder / pair[1]

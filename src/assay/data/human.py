@@ -36,7 +36,9 @@ def human_labels(examples: Examples, path: str, column: str | None = None) -> In
     """
     file = file_at(path) if pathlib.Path(path).expanduser().exists() else None
     if file is None:
-        raise UsageError(f"{path} is absent. CIFAR-10N and CIFAR-100N are at {SITE}.")
+        raise UsageError(
+            f"{path} is absent. CIFAR-10N and CIFAR-100N are at {SITE}, without a checksum; their true labels are compared with the data."
+        )
     rows = examples.ids.values
     if rows.dtype.kind not in "iu":
         raise UsageError(

@@ -20,7 +20,7 @@ SIDE = 96
 BYTES = 3 * SIDE * SIDE
 CLASSES = 10
 _FOLDER, _NAMES = "stl10_binary", "class_names.txt"
-_SITE = "cs.stanford.edu/~acoates/stl10, stl10_binary.tar.gz"
+_SITE = "cs.stanford.edu/~acoates/stl10, stl10_binary.tar.gz, MD5 91f7769df0f17e558f3565bffb0c7dfb"
 _MOST = 2**16
 """Bytes of the longest file of names that is read; STL-10's has 60."""
 

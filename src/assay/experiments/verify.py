@@ -188,7 +188,10 @@ def verify(
         decision=decision.title,
         outcomes=tuple(outcomes),
         comparisons=tuple(
-            dataclasses.replace(compare(outcomes, KEPT, other), control=control_of(decision)) for other in baselines
+            dataclasses.replace(
+                compare(outcomes, KEPT, other), control=control_of(decision), anew=second is not None and other == second.name
+            )
+            for other in baselines
         ),
         detections=detections,
         cleaning=cleaning,
