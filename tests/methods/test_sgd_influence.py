@@ -18,7 +18,7 @@ from assay.experiments.evidence import gather, open_replay
 from assay.maths import draws
 from assay.maths.ranking import concordance
 from assay.methods import parse
-from assay.methods.sgd_influence import ESTIMATED, PER_QUERY, metasmoothness
+from assay.methods.sgd_influence import ESTIMATED, PER_QUERY, metasmoothness, refuted
 from assay.replay import replayable
 from assay.replay.functional import Functional
 from assay.replay.replay import Replay
@@ -418,6 +418,23 @@ def test_a_wrong_derivative_is_refused_by_its_steps_and_refuted_by_training_agai
     (wrong,) = world.score("sgd_influence:checks=4").values()
     assert 0.05 < float((wrong.values - right.values).norm() / right.values.norm()) < 0.15
     assert any("refutes these values" in warning for warning in wrong.warnings)
+
+
+def test_only_changes_that_settle_refute_a_prediction():
+    def refutes(predicted, *changes):
+        return refuted(torch.tensor(predicted).double(), [torch.tensor(one).double() for one in changes])
+
+    # Of a smooth target with the derivative 1 the change over length h is 1 + c h².
+    smooth = [[1 + 0.2 / 16**turn, -0.5 + 0.1 / 16**turn] for turn in range(3)]
+    for lengths in (smooth[:2], smooth):
+        assert refutes([1.3, -0.5], *lengths)
+        assert not refutes([1.0, -0.5], *lengths) and not refutes([1.02, -0.51], *lengths)
+    # A third length sees more than two.
+    assert refutes([1.1, -0.5], *smooth) and not refutes([1.1, -0.5], *smooth[:2])
+    # A net of ReLUs: changes of two lengths agree by chance, the third shows that they settle nowhere.
+    kinks = [[-0.0040], [-0.0047], [-0.0153]]
+    assert refutes([-0.0029], *kinks[:2]) and not refutes([-0.0029], *kinks)
+    assert not refutes([1.0], [1.0], [2.0]) and not refutes([0.0], [0.0], [0.0])
 
 
 def test_an_exploding_adjoint_is_said_or_refused(tmp_path):

@@ -9,11 +9,12 @@ step $t$, $b_t$ its size, $\eta_t$ its learning rate, $H_t$ the Hessian of its l
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from ..core.attribution import ROOM, AbstractAttributor, Block
@@ -52,6 +53,8 @@ ROUNDED = 16
 ESTIMATED = "error of the first order, estimated without training again"
 TRIED = 16
 """Examples on which it is estimated, at most."""
+STILL = 0.02
+"""Difference between changes of two lengths, as a part of them, below which there is nothing left to go on."""
 CONVERGED = 0.25
 """Difference between longer and shorter changes, as a part of them, from which on nobody knows where still smaller ones go."""
 REFUTED = 0.05
@@ -511,7 +514,7 @@ class SGDInfluence(AbstractAttributor):
     ) -> tuple[dict[str, object], str]:
         """Predicted against actual change along random directions, and whether the target changes steadily along them.
 
-        The second value is `wrong` where smaller changes of the weights do not go where the prediction is, `far` where the prediction is
+        The second value is `wrong` where changes of three lengths, 1, 1 / 4 and 1 / 16, go elsewhere than the prediction as they get smaller, `far` where the prediction is
         the derivative but the changes are far from linear, and else empty.
 
         `metasmoothness` is taken of the trainings at one step back, at the recorded weights and one step on, the mean over directions.
@@ -522,10 +525,11 @@ class SGDInfluence(AbstractAttributor):
         steps = steps_of(source, span(self.window, len(source.epochs), self.title))
         ones = torch.ones(len(evidence.ids), dtype=torch.float64)
         here, middle = source.reweighted_end(ones, steps, self.target)
-        predicted, actual, shorter, smooth, steady = [], [], [], [], 0
+        predicted, actual, shorter, smooth, steady, directions = [], [], [], [], 0, []
         for number in range(self.checks):
             direction = draws.uniform(evidence.ids.keys, 0, "influence check", number) * 2 - 1
             direction *= CHECK / direction.norm()
+            directions.append(direction)
             (back, first), (on, last) = (source.reweighted_end(ones + sign * direction, steps, self.target) for sign in (-1, 1))
             less, more = (source.reweighted(ones + sign * direction / SHORTER, steps, self.target) for sign in (-1, 1))
             predicted.append(-float((direction * removal).sum()))
@@ -537,10 +541,14 @@ class SGDInfluence(AbstractAttributor):
         # Over all directions together: along a single one the change may be 0 by chance.
         far, size = float((p - long).norm()), float(long.norm())
         error = far / size if size > 0 else float(far > 0)
-        # Central differences err by the square of their length, so this is where they go.
-        limit = (SHORTER**2 * short - long) / (SHORTER**2 - 1)
-        curved, whole = float((long - short).norm()), float(limit.norm())
-        refuted = curved < CONVERGED * whole and float((p - limit).norm()) - curved / 2 > REFUTED * whole
+        doubted = refuted(p, (long, short))
+        if doubted:
+            # Over the kinks of a net two lengths may agree by chance: a third must go on as smooth changes do.
+            tried = []
+            for one in directions:
+                less, more = (source.reweighted(ones + sign * one / SHORTER**2, steps, self.target) for sign in (-1, 1))
+                tried.append((more - less) / 2 * SHORTER**2)
+            doubted = refuted(p, (long, short, torch.tensor(tried, dtype=torch.float64)))
         return (
             {
                 "predicted changes along random directions": predicted,
@@ -550,5 +558,27 @@ class SGDInfluence(AbstractAttributor):
                 "metasmoothness": sum(smooth) / self.checks,
                 "share of directions in which the target goes on as it begins": steady / self.checks,
             },
-            "wrong" if refuted else "far" if error > APART else "",
+            "wrong" if doubted else "far" if error > APART else "",
         )
+
+
+def refuted(predicted: Float64[Tensor, " directions"], changes: Sequence[Float64[Tensor, " directions"]]) -> bool:
+    """Whether changes, by central differences of lengths each `SHORTER` times smaller than the one before, go elsewhere than predicted.
+
+    Their error is of the second order, so that each is 1 / SHORTER² of the one before; where they do not come nearer to each other nobody knows where
+    they go, and nothing is refuted.
+
+    Args:
+        predicted: Derivative along each direction.
+        changes: For two lengths or more, the longest first, the change per length along each direction.
+
+    Returns:
+        Whether the prediction is further from where they go than `REFUTED` of it, beyond half of what they still change by.
+    """
+    gaps = [float((longer - shorter).norm()) for longer, shorter in itertools.pairwise(changes)]
+    limit = (SHORTER**2 * changes[-1] - changes[-2]) / (SHORTER**2 - 1)
+    size = float(limit.norm())
+    settles = gaps[0] < CONVERGED * size and all(
+        after < max(before / SHORTER, STILL * size) for before, after in itertools.pairwise(gaps)
+    )
+    return settles and float((predicted - limit).norm()) - gaps[-1] / 2 > REFUTED * size
