@@ -469,6 +469,23 @@ def test_a_table_without_pictures_truth_or_verdict(chromium, tmp_path):
     tab.context.close()
 
 
+@pytest.mark.parametrize("width", [1400, 1000, 400])
+def test_long_names_of_classes_are_whole_and_differ_to_the_eye(chromium, tmp_path, width):
+    path = tmp_path / "report.html"
+    plain = example_reports.influenced(20)
+    names = tuple(f"Home & Garden > Outdoor Furniture and Accessories, department {number}" for number in range(3))
+    shown = dataclasses.replace(plain.shown, predicted=(plain.shown.given + 1) % 3)
+    path.write_text(render(dataclasses.replace(plain, class_names=names, shown=shown)), encoding="utf-8")
+    page = watched(chromium, path, viewport={"width": width, "height": 900})
+    cut = page.tab.evaluate(
+        """[...document.querySelectorAll('.tabulator-row .clamp, .tabulator-row .label')].filter((e) => /department/.test(e.textContent))
+           .map((e) => [e.textContent, e.scrollHeight > e.clientHeight + 1 || e.scrollWidth > e.clientWidth + 1])"""
+    )
+    assert len(cut) >= 10 and not any(is_cut for _, is_cut in cut)
+    assert page.said == []
+    page.tab.context.close()
+
+
 def test_damaged_images_have_a_section_a_filter_and_a_mark(chromium, tmp_path):
     path = tmp_path / "report.html"
     plain = example_reports.influenced(20)

@@ -444,6 +444,19 @@
     return Math.max(least, Math.min(200, room, 18 + Math.max((tall ? 3.4 : 4.1) * longest, 7.6 * word)));
   }
 
+  // Beside the cells of a table, which may be scrolled to, names need not share what room there is.
+  function roomForNames() {
+    const others = (data.pictures ? 62 : 0) + (data.numeric ? 64 : 110) + (data.probs ? 78 : 0) + (data.decision ? 224 : 0) + (data.review ? 72 : 0) + (data.methods.length ? 146 : 0);
+    return data.rows ? 150 : ($("table").clientWidth - 64 - others) / (1 + Boolean(data.predicted) + Boolean(data.true));
+  }
+
+  // As many lines as the longest name takes in the narrowest of its columns, words not cut, and three for texts.
+  function lines() {
+    if (!tall) return 2;
+    const fit = Math.max(8, (0.8 * (named(74, roomForNames()) - 18)) / 6.9);
+    return Math.min(8, Math.max(3, data.given ? Math.ceil(longest / fit) : 0));
+  }
+
   // On a phone a row is one cell: the suspect, its rank and its labels, so that nothing of it lies outside the screen.
   function suspect(cell) {
     const i = cell.getData().position;
@@ -480,9 +493,7 @@
     const list = [];
     if (narrow.matches) return [column("position", "example", 200, { headerSort: false, formatter: suspect, sorter: inTurn })];
     const frozen = Boolean(data.rows && !long.length);
-    // Beside the cells of a table, which may be scrolled to, names need not share what room there is.
-    const others = (data.pictures ? 62 : 0) + (data.numeric ? 64 : 110) + (data.probs ? 78 : 0) + (data.decision ? 224 : 0) + (data.review ? 72 : 0) + (data.methods.length ? 146 : 0);
-    const room = data.rows ? 150 : ($("table").clientWidth - 64 - others) / (1 + Boolean(data.predicted) + Boolean(data.true));
+    const room = roomForNames();
     if (data.pictures) {
       list.push(column("position", "picture", 62, {
         width: 62, headerSort: false, resizable: false,
@@ -652,13 +663,13 @@
     return new Promise((ready) => {
       table = new Tabulator("#table", {
         data: all.map(row), columns: columns(), index: "position", layout: "fitColumns", height: Math.min(640, Math.max(320, window.innerHeight * 0.75)),
-        rowHeight: narrow.matches ? (longest > 36 ? 134 : 98) : tall ? 58 : 44, keybindings: false, autoResize: false, rowFormatter: (row) => paint(row),
+        rowHeight: narrow.matches ? (longest > 36 ? 134 : 98) : 15 + 14.4 * lines(), keybindings: false, autoResize: false, rowFormatter: (row) => paint(row),
         initialSort: narrow.matches ? [{ column: "position", dir: "asc" }] : data.decision ? [{ column: "decision", dir: "asc" }] : data.methods.length ? [{ column: "rank", dir: "asc" }] : [],
         placeholder: all.length === data.total ? "No example matches." : `No example on this page matches; it holds ${number.format(all.length)} of ${number.format(data.total)}.`,
       });
       table.on("tableBuilt", () => {
         const box = $("table");
-        box.classList.toggle("tall", tall && !narrow.matches);
+        box.style.setProperty("--lines", lines());
         box.tabIndex = 0;
         box.setAttribute("aria-label", "Examples");
         box.setAttribute("aria-multiselectable", "true");
