@@ -67,7 +67,20 @@ def test_images_as_tensors_and_as_pil():
         ([(ROWS[0], 0), (ROWS[1, :2], 1)], r"Item 1 is float32 of shape \(2,\), item 0 float32 of shape \(3,\)"),
         ([(ROWS[0], 0), (ROWS[1].double(), 1)], "Item 1 is float64"),
         ([(torch.tensor(1.0), 0)], "Input of item 0 is a single number"),
-        ([("text", 0)], "Input of item 0 is a str"),
+        ([(("premise", "hypothesis"), 0)], "Input of item 0 is a tuple; .* a text, or a dict of cells by name"),
+        ([("text", 0), (None, 1)], "Input of item 1 is a NoneType"),
+        ([("text", 0), (ROWS[1], 1)], r"Item 1 is float32 of shape \(3,\), item 0 a text"),
+        ([(ROWS[0], 0), ("text", 1)], r"Item 1 is a text, item 0 float32 of shape \(3,\)"),
+        ([({"age": 1}, 0), ({"size": 1}, 1)], "Item 1 is a row of size, item 0 a row of age"),
+        ([({"age": 1}, 0), ({"age": [1]}, 1)], "Input of item 1 is a dict that holds a list as 'age'; give cells that are texts"),
+        ([({}, 0), ({}, 1)], "Input of item 0 is a dict that is empty"),
+        (
+            [{"text": "a"}, {"text": "b"}],
+            r'Item 0 of Items is a dict; give pairs .* or of texts \(row\["text"\], row\["label"\]\)',
+        ),
+        ([{"text": "a", "label": 0, "labels": 1}], "Item 0 of Items is a dict; give pairs"),
+        ([{"input_ids": [1, 2], "labels": 0}], "Item 0 of Items is a dict; give pairs"),
+        ([{"label": 0}], "Item 0 of Items is a dict; give pairs"),
         ([(ROWS[0], 0), (ROWS[1], 1.0)], r"label of id 1 is 1\.0"),
         ([(ROWS[0], 0), (ROWS[1], None)], "1 labels are missing or NaN; id 1"),
         ([(ROWS[0], 0), (ROWS[1], torch.tensor([1]))], "label of id 1 is tensor"),
@@ -163,3 +176,29 @@ def test_short_floats_are_as_they_are_worth():
     for kind in (torch.bfloat16, torch.float16):
         rows = ROWS.to(kind)
         assert torch.equal(examples_from_dataset(Items(list(zip(rows, LABELS, strict=True)))).inputs, rows.float())
+
+
+def test_items_of_texts_and_of_plain_cells_are_rows_to_read():
+    texts, labels = ["good", "bad", "<b>", "fine"], LABELS.tolist()
+    pairs = examples_from_dataset(Items(list(zip(texts, labels, strict=True)), ["ant", "bee", "cat"]))
+    assert pairs.rows == (("good",), ("bad",), ("<b>",), ("fine",)) and pairs.columns == ("text",)
+    assert not pairs.has_numbers and pairs.class_names == ("ant", "bee", "cat") and pairs.labels.tolist() == labels
+    fields = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
+    for made in (
+        examples_from_dataset(Items(fields)),
+        examples_from_dataset(Items(fields), item=lambda row: (row["text"], row["label"])),
+        examples_from_dataset(Items([({"text": text}, label) for text, label in zip(texts, labels, strict=True)])),
+    ):
+        assert made.rows == pairs.rows and made.columns == ("text",) and made.labels.tolist() == labels
+    cells = [{"age": torch.tensor(20 + at), "job": job, "labels": at % 2} for at, job in enumerate(("a", None, "c"))]
+    subset = examples_from_dataset(Subset(Items(cells), [2, 1]))
+    assert subset.columns == ("age", "job") and subset.rows == (("22", "c"), ("21", "")) and list(subset.ids) == [2, 1]
+    numbers = examples_from_dataset(Items([({"age": at, "size": at / 2}, at % 2) for at in range(4)]))
+    assert numbers.inputs.tolist() == [[0, 0], [1, 0.5], [2, 1], [3, 1.5]] and numbers.rows[1] == ("1", "0.5")
+
+
+def test_a_dataset_of_hugging_face_is_read_as_it_is():
+    datasets = pytest.importorskip("datasets")
+    made = datasets.Dataset.from_dict({"text": ["a", "b", "c", "d"], "source": [1, 2, 3, 4], "label": [0, 1, 0, 1]})
+    examples = examples_from_dataset(made)
+    assert examples.columns == ("text", "source") and examples.rows[3] == ("d", "4") and examples.labels.tolist() == [0, 1, 0, 1]

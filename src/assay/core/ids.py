@@ -194,3 +194,15 @@ def dataset_fingerprint(ids: Ids, labels: Int[Tensor, " examples"]) -> str:
     digest = hashlib.sha256(ids.take(order).fingerprint.encode())
     digest.update(labels.detach().cpu()[order].to(torch.int64).numpy().astype("<i8").tobytes())
     return digest.hexdigest()[:16]
+
+
+def index_of(values: Any) -> Ids | None:
+    """The index of a DataFrame or Series of pandas as ids.
+
+    Returns:
+        The ids; None for anything that has no index.
+
+    Raises:
+        UsageError: The index names no rows: a value occurs twice, or is neither a whole number nor a text.
+    """
+    return Ids(np.asarray(values.index)) if hasattr(values, "iloc") and hasattr(values, "index") else None

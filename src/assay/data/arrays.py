@@ -1,4 +1,4 @@
-"""Examples from NumPy arrays or tensors, in memory or in one .npz file."""
+"""Examples from arrays, texts or tables in memory, or from one .npz file of arrays."""
 
 import dataclasses
 import pathlib
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from ..core.arguments import checked_arguments
 from ..core.errors import UnknownName, UsageError, listed, reading
-from ..core.ids import Ids
+from ..core.ids import Ids, index_of
 from ..core.npy import is_npz, read_npy, read_npz
 from ..maths.normalisation import statistics
 from . import labels as given
 from .dataset import AbstractDataset
 from .examples import Examples, Split
 from .files import file_at
+from .readable import Readable, frame_read, is_frame, is_texts, listed_values, table_read, texts_read
 from .splitting import held_out
 
 _REQUIRED = ("inputs", "labels")
@@ -54,6 +55,9 @@ class Arrays(AbstractDataset):
         """Read the file."""
         file = file_at(self.path)
         arrays = _read(str(file))
+        for key in ("inputs", "test_inputs"):
+            if key in arrays and arrays[key].dtype.kind not in "biuf":
+                raise UsageError(f"{file}: {key} are {arrays[key].dtype}; give numbers.")
         ready = "test_inputs" in arrays
         if ready and self.test is not None:
             raise UsageError(f"{file} brings its own test part; leave out test={self.test}.")
@@ -129,18 +133,25 @@ def examples_from_arrays(
     labels: np.ndarray | Tensor | Sequence[Any],
     ids: Ids | Iterable[int] | Iterable[str] | np.ndarray | Tensor | None = None,
     *,
+    columns: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
     mean: Sequence[float] | np.ndarray | Tensor | None = None,
     std: Sequence[float] | np.ndarray | Tensor | None = None,
     source: str = "these arrays",
 ) -> Examples:
-    """Make `Examples` from arrays, with no memory shared.
+    """Make `Examples` from arrays, texts or a table, with no memory shared.
+
+    Of texts and tables the page shows the cells as they are, a text as the column `text`. Where all cells are finite numbers, they are the
+    inputs too; else the examples have no numbers, and what computes with inputs refuses them.
 
     Args:
-        inputs: uint8 images (examples, channels, height, width) or (examples, height, width), which stay uint8; or any
-            numbers (examples, ...), which become float32.
+        inputs: uint8 images (examples, channels, height, width) or (examples, height, width), which stay uint8; any
+            numbers (examples, ...), which become float32; texts; a DataFrame of pandas or polars; or with `columns` an array of cells
+            (examples, columns).
         labels: Class numbers from 0, or texts.
-        ids: One per example; None for positions.
+        ids: One per example; None for the index of a DataFrame or Series of pandas where it is whole numbers or texts that occur once, else for
+            positions. A loop records positions: `ids=range(len(frame))`.
+        columns: Names of the cells of an array of two axes, which the page then shows.
         class_names: Names in the order of the class numbers; None for the numbers or texts that occur. Give them for a test
             part, so that it has the classes of the training part.
         mean: What `Examples.prepared` subtracts, per channel or column, or one number for all channels of images; None for nothing.
@@ -150,31 +161,73 @@ def examples_from_arrays(
     Raises:
         UsageError: Inputs, labels or ids are missing, not finite, of a wrong type or do not go together; names the ids.
     """
-    if isinstance(inputs, Tensor) and (inputs.layout != torch.strided or inputs.device.type == "meta"):
-        raise UsageError(
-            f"{source}: inputs are of layout {inputs.layout} on {inputs.device}; give a dense tensor that holds numbers."
-        )
-    array = as_array(inputs) if isinstance(inputs, Tensor) else np.asarray(inputs)
-    if array.ndim < 2 or not len(array):
-        raise UsageError(f"{source}: inputs have shape {array.shape}; give at least one example, each with at least one axis.")
-    which = ids if isinstance(ids, Ids) else _ids(range(len(array)) if ids is None else ids, source)
-    if len(which) != len(array):
-        raise UsageError(f"{source}: {len(which)} ids for {len(array)} inputs; give one id for each.")
+    held = _given(inputs, columns, source)
+    which = _usual_ids(inputs, len(held)) if ids is None else ids if isinstance(ids, Ids) else _ids(ids, source)
+    if len(which) != len(held):
+        raise UsageError(f"{source}: {len(which)} ids for {len(held)} inputs; give one id for each.")
     origin = given.Origin(source, which.values, "id")
     values = given.checked(labels, origin)
     names = given.class_names(source, values) if class_names is None else tuple(class_names)
     if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
         raise UsageError(f"{source}: class_names {listed(names, len(names))} must be two or more different texts.")
-    prepared = _inputs(array, which, source)
+    prepared, read = _prepared(held, columns, which, source)
     if (mean is None) != (std is None):
         raise UsageError(f"{source}: mean and std go together; give both or neither.")
+    if mean is not None and not prepared.shape[1]:
+        raise UsageError(f"{source}: mean and std are of numbers, and these examples have none; leave them out.")
     # As torchvision's Normalize, one number goes for all channels of images.
     means, stds = (
         None if what is None else _numbers(what, prepared.shape[1], source, prepared.ndim == 4) for what in (mean, std)
     )
     if stds is not None and not all(one > 0 for one in stds):
         raise UsageError(f"{source}: std is {listed(stds, len(stds))}; a standard deviation to divide by is above 0.")
-    return Examples(which, prepared, given.encode(values, names, origin), names, means, stds)
+    rows, titles = (None, ()) if read is None else (read.rows, read.columns)
+    return Examples(which, prepared, given.encode(values, names, origin), names, means, stds, rows, titles)
+
+
+def _given(inputs: Any, columns: Sequence[str] | None, source: str) -> Any:
+    """A DataFrame as it is, texts as a list, all else as an array of at least one example."""
+    if isinstance(inputs, Tensor) and (inputs.layout != torch.strided or inputs.device.type == "meta"):
+        raise UsageError(
+            f"{source}: inputs are of layout {inputs.layout} on {inputs.device}; give a dense tensor that holds numbers."
+        )
+    frame, texts = is_frame(inputs), is_texts(inputs)
+    if (frame or texts) and columns is not None:
+        whose = "a DataFrame names its own" if frame else "texts are one column"
+        raise UsageError(f"{source}: columns= names the cells of an array (examples, columns), and {whose}; leave it out.")
+    if frame and not len(inputs):
+        raise UsageError(f"{source}: the DataFrame has no rows; give at least one example.")
+    if frame or texts:
+        return inputs if frame else listed_values(inputs)
+    try:
+        array = as_array(inputs) if isinstance(inputs, Tensor) else np.asarray(inputs)
+    except ValueError as error:
+        raise UsageError(f"{source}: inputs are rows of different lengths; give all examples one shape.") from error
+    if array.ndim < 2 or not len(array):
+        raise UsageError(
+            f"{source}: inputs have shape {array.shape}; give at least one example, each with at least one axis, or texts."
+        )
+    return array
+
+
+def _usual_ids(inputs: Any, size: int) -> Ids:
+    try:
+        found = index_of(inputs)
+    except UsageError:
+        # Such as one with repeated values, which says nothing of the examples.
+        found = None
+    return Ids(range(size)) if found is None else found
+
+
+def _prepared(held: Any, columns: Sequence[str] | None, ids: Ids, source: str) -> tuple[Tensor, Readable | None]:
+    """The inputs, without any number where not all cells are numbers; and what is read of texts and tables."""
+    if columns is not None:
+        read = table_read(held, columns, ids, source)
+    elif isinstance(held, np.ndarray):
+        return _inputs(held, ids, source), None
+    else:
+        read = frame_read(held, ids, source) if is_frame(held) else texts_read(held, ids, source)
+    return (torch.empty(len(ids), 0) if read.numbers is None else _inputs(read.numbers, ids, source)), read
 
 
 def _numbers(given: Sequence[float] | np.ndarray | Tensor, channels: int, source: str, images: bool) -> tuple[float, ...]:
@@ -225,7 +278,7 @@ def rows_by_id(path: str | pathlib.Path, ids: Ids) -> Tensor:
 
 def _inputs(array: np.ndarray, ids: Ids, source: str) -> Tensor:
     if array.dtype.kind not in "biuf":
-        raise UsageError(f"{source}: inputs are {array.dtype}; give numbers.")
+        raise UsageError(f"{source}: inputs are {array.dtype}; give numbers, or the names of the cells by columns=[...].")
     if array.dtype == np.uint8 and array.ndim == 3:
         array = array[:, None]
     if array.ndim == 4 and array.shape[1] > 4 and array.shape[3] in (1, 3, 4):

@@ -21,12 +21,13 @@ class Examples:
 
     Attributes:
         ids: Stable id of each example: a given column, a file path or the index in the full set.
-        inputs: uint8 images (examples, channels, height, width), in memory or `DiskImages`, or float32 rows (examples, dims).
+        inputs: uint8 images (examples, channels, height, width), in memory or `DiskImages`, or float32 rows (examples, dims);
+            without any number (examples, 0) where texts or cells are for people to read only.
         labels: Given class of each example, in [0, classes).
         class_names: One name per class, in the order of the class numbers.
         mean: What to subtract from float inputs: per channel for images (of values in 0..1), else None.
         std: What to divide by after that; None with `mean`.
-        rows: For tables, the original cells as text, one tuple per example, for people to read; else None.
+        rows: For tables and texts, the original cells as text, one tuple per example, for people to read; else None.
         columns: Names of the cells in `rows`.
     """
 
@@ -65,6 +66,11 @@ class Examples:
         return self.inputs.ndim == 4
 
     @property
+    def has_numbers(self) -> bool:
+        """Whether an input has numbers; texts, and cells of which some are none, have rows only."""
+        return self.inputs.ndim < 2 or bool(self.inputs.shape[1])
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one input."""
         return tuple(self.inputs.shape[1:])
@@ -84,6 +90,7 @@ class Examples:
 
     def prepared(self, inputs: Tensor) -> Tensor:
         """A batch of `inputs` as the float32 tensor that a net takes: images are scaled to 0..1; then comes (x - mean) / std."""
+        self._check_numbers()
         batch = inputs.to(torch.float32)
         if inputs.dtype == torch.uint8:
             batch = batch / 255
@@ -95,7 +102,15 @@ class Examples:
 
     def plain(self) -> Tensor:
         """All inputs as float32, images in 0..1, nothing subtracted."""
+        self._check_numbers()
         return self.inputs.to(torch.float32) / 255 if self.inputs.dtype == torch.uint8 else self.inputs.to(torch.float32)
+
+    def _check_numbers(self) -> None:
+        if not self.has_numbers:
+            raise UsageError(
+                f"These {len(self)} examples are texts or cells for people to read, without numbers to compute with; give "
+                "assay.examples_from_arrays the numbers that the model takes."
+            )
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -104,12 +119,14 @@ class Examples:
 
     @functools.cached_property
     def content(self) -> str:
-        """Hash over ids, inputs (their type and shape too) and labels in order: changes when a pixel does."""
+        """Hash over ids, inputs (their type and shape too) and labels in order: changes when a pixel does. Without numbers, over the cells too."""
+        read = () if self.has_numbers else (repr((self.columns, self.rows)),)
         return fingerprint(
             self.ids.fingerprint,
             f"{self.inputs.dtype} {self.shape}",
             Long(*pieces_of(self.inputs)),
             self.labels.to(torch.int64).numpy().tobytes(),
+            *read,
         )
 
 

@@ -1,7 +1,7 @@
-"""Examples from any map-style torch dataset of (input, label) pairs."""
+"""Examples from any map-style torch dataset of (input, label) pairs, or of texts and plain cells with a label."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from ..core.arguments import checked_arguments
+from ..core.arguments import checked_arguments, described
 from ..core.errors import UsageError
 from ..core.ids import Ids
 from .arrays import as_array, examples_from_arrays
 from .examples import Examples
 from .pictures import ROUNDING
+from .readable import is_plain
+
+LABELS = ("label", "labels")
+"""Names of the field of an item that is its label."""
 
 
 @checked_arguments
@@ -33,8 +37,9 @@ def examples_from_dataset(
 
     Args:
         dataset: Has `len()` and yields (input, label). An input is a tensor or array (channels, height, width) or (dims,), an array of
-            an image (height, width, channels), which is transposed, or a PIL image; all of one shape and type. A label is a class number or
-            a text.
+            an image (height, width, channels), which is transposed, or a PIL image; all of one shape and type. Or it is a text, or a dict of
+            cells by name (texts, numbers, dates), which the page then shows (see `examples_from_arrays`). A label is a class number or a
+            text. Items may also be dicts of such cells, of which `label` or `labels` is the label.
         ids: One per item; None for indices. Items of a `Subset` keep their indices in the dataset that it was taken from.
         item: Function from an item of the dataset to (input, label), where the items are something else:
             `item=lambda row: (row["image"], row["label"])`.
@@ -57,22 +62,26 @@ def examples_from_dataset(
     if not n:
         raise UsageError(f"{type(dataset).__name__} is empty.")
     first, label = _item(dataset, 0, item)
-    inputs = np.empty((n, *first.shape), first.dtype)
+    inputs: Any = np.empty((n, *first.shape), first.dtype) if isinstance(first, np.ndarray) else [None] * n
     inputs[0], labels = first, [label]
     for index in range(1, n):
         value, label = _item(dataset, index, item)
-        if value.shape != first.shape or value.dtype != first.dtype:
-            raise UsageError(
-                f"Item {index} is {value.dtype} of shape {value.shape}, item 0 {first.dtype} of shape {first.shape}. "
-                "Bring all inputs to one type and shape."
-            )
+        if _form(value) != _form(first):
+            raise UsageError(f"Item {index} is {_form(value)}, item 0 {_form(first)}. Bring all inputs to one type and shape.")
         inputs[index] = value
         labels.append(label)
+    columns = list(first) if isinstance(first, dict) else None
+    if columns is not None:
+        table = np.empty((n, len(columns)), object)
+        for index, cells in enumerate(inputs):
+            table[index] = [cells[name] for name in columns]
+        inputs = table
     names = class_names if class_names is not None else _classes(dataset)
     made = examples_from_arrays(
         inputs,
         labels,
         ids if ids is not None else _indices(dataset),
+        columns=columns,
         class_names=names,
         mean=mean,
         std=std,
@@ -106,7 +115,16 @@ def _before_normalising(examples: Examples) -> Tensor | None:
     return torch.where((plain * 255 - bytes_).abs() < 255 * ROUNDING, bytes_ / 255, plain).to(torch.float32)
 
 
-def _item(dataset: Any, index: int, pair: Callable[[Any], tuple[Any, Any]] | None) -> tuple[np.ndarray, object]:
+def _form(value: np.ndarray | str | dict[str, Any]) -> str:
+    """What all items must have in common, in words."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} of shape {value.shape}"
+    return "a text" if isinstance(value, str) else f"a row of {', '.join(sorted(value)) or 'no cells'}"
+
+
+def _item(
+    dataset: Any, index: int, pair: Callable[[Any], tuple[Any, Any]] | None
+) -> tuple[np.ndarray | str | dict[str, Any], object]:
     name = type(dataset).__name__
     try:
         item = dataset[index]
@@ -119,19 +137,25 @@ def _item(dataset: Any, index: int, pair: Callable[[Any], tuple[Any, Any]] | Non
             f"item= fails on item {index} of {name}, a {type(item).__name__} ({type(error).__name__}: {error}); give a function from what "
             "the dataset yields to (input, label)."
         ) from error
+    if pair is None and (found := _labelled(item)) is not None:
+        item = found
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         what = f"a {type(item).__name__}" + (f" of {len(item)}" if isinstance(item, (tuple, list)) else "")
         raise UsageError(
             f"Item {index} of {name} is {what}; give pairs of (input, label), by item=: "
             + (
-                'item=lambda row: (row["image"], row["label"]).'
-                if isinstance(item, dict)
+                'item=lambda row: (row["image"], row["label"]), or of texts (row["text"], row["label"]).'
+                if isinstance(item, Mapping)
                 else "item=lambda row: (row[0], row[1])."
             )
         )
     value, label = item
     if isinstance(label, (Tensor, np.ndarray, np.generic)):
         label = label.item() if label.ndim == 0 else label
+    if isinstance(value, str):
+        return value, label
+    if isinstance(value, Mapping):
+        return _cells(value, index), label
     if isinstance(value, Tensor):
         value = as_array(value)
     elif not isinstance(value, np.ndarray):
@@ -143,12 +167,32 @@ def _item(dataset: Any, index: int, pair: Callable[[Any], tuple[Any, Any]] | Non
     return value, label
 
 
+def _labelled(item: Any) -> tuple[dict[str, Any], Any] | None:
+    """Cells and label of an item that is a dict of plain values, one of them its label; None for any other."""
+    names = [name for name in LABELS if isinstance(item, Mapping) and name in item]
+    if len(names) != 1 or len(item) < 2 or not all(map(is_plain, item.values())):
+        return None
+    return {name: value for name, value in item.items() if name != names[0]}, item[names[0]]
+
+
+def _cells(value: Mapping[Any, Any], index: int) -> dict[str, Any]:
+    if not value or (strange := [name for name, cell in value.items() if not is_plain(cell)]):
+        what = f"holds {described(value[strange[0]])} as {strange[0]!r}" if value else "is empty"
+        raise UsageError(
+            f"Input of item {index} is a {type(value).__name__} that {what}; give cells that are texts, numbers, truth values or dates, by item=: "
+            'item=lambda row: (row["text"], row["label"]).'
+        )
+    return {str(name): cell for name, cell in value.items()}
+
+
 def _picture(value: object, index: int) -> np.ndarray:
     from PIL import Image
 
     if not isinstance(value, Image.Image) or value.mode.startswith(("I", "F")):
         what = f"{value.mode!r} image of more than 8 bits" if isinstance(value, Image.Image) else type(value).__name__
-        raise UsageError(f"Input of item {index} is a {what}; give a tensor, an array, or a PIL image of 8 bits per channel.")
+        raise UsageError(
+            f"Input of item {index} is a {what}; give a tensor, an array, a PIL image of 8 bits per channel, a text, or a dict of cells by name."
+        )
     array = np.asarray(value.convert("L" if value.mode in ("1", "L", "LA") else "RGB"))
     return array.transpose(2, 0, 1) if array.ndim == 3 else array[None]
 

@@ -163,8 +163,12 @@ def gather_inputs(
         held_out: Inputs and labels of examples that were held out, by name, such as `validation`.
 
     Raises:
-        UsageError: Inputs and labels do not fit each other or the ids, or an input is not finite; names the ids.
+        UsageError: Inputs and labels do not fit each other or the ids, an input holds no number or one that is not finite; names the ids.
     """
+    if len(inputs) and not inputs[0].numel():
+        raise UsageError(
+            f"The inputs of {len(inputs)} examples hold no number, as those of texts do; give rows of numbers, such as embeddings."
+        )
     labels = labels.to(torch.int64)
     classes = max(2, int(labels.max()) + 1)
     evidence = Evidence(ids, classes, labels=labels, inputs=inputs, games=game_of)

@@ -38,6 +38,11 @@ def near_duplicates(run: Run, examples: Examples | None) -> tuple[DuplicateGroup
     """Groups of near duplicates by the inputs, where looking for them takes seconds; and a sentence where they were not looked for."""
     if examples is None or len(run.ids) < 2:
         return None, ""
+    if not examples.has_numbers:
+        return None, (
+            "Near duplicates were not looked for: the examples are texts or cells without numbers; give "
+            "options=assay.ReportOptions(duplicates=assay.duplicates(run, 'rows:mine', inputs={'mine': embeddings}))."
+        )
     n, dims = len(run.ids), int(np.prod(examples.shape))
     if n * n * dims > MOST_MULTIPLICATIONS:
         return None, (
@@ -125,7 +130,7 @@ def embedding_map(run: Run, examples: Examples | None, shown: Ids, first: list[i
         positions = torch.tensor(sorted([*dict.fromkeys([*first[:MOST_FIRST], *drawn])][:MOST_POINTS]))
     ids = shown.take(positions)
     made = _penultimate(run, ids)
-    if made is None and examples is not None:
+    if made is None and examples is not None and examples.has_numbers:
         rows = examples.plain()[examples.ids.positions(ids, "the data")].flatten(1)
         made = (rows, "the inputs") if bool(rows.isfinite().all()) else None
     if made is None or len(ids) < 3 or made[0].shape[1] < 2:

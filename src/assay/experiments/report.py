@@ -15,7 +15,7 @@ from ..reports import render
 from ..runs.disk import beginning, replace
 from ..runs.run import Run
 from .plan import has_plan, load_data, plan_of
-from .report_data import MOVED, ReportOptions, report_data
+from .report_data import MOVED, STRANGERS, ReportOptions, report_data
 
 MARK = b'<meta name="generator" content="assay'
 """What a page of ours begins with; only such a file is written over unasked."""
@@ -41,8 +41,8 @@ def report(
         table: Scores to show; the first is the one that the page opens with.
         path: Path of the HTML file; by default `report.html` in the run's folder.
         decision, verdict, curves, options: As `report_data` takes them.
-        examples: The examples themselves, for their pictures or cells; a run with a plan reads them again by default. Images that cannot be
-            shown give a warning, and the page says why.
+        examples: The examples themselves, for their pictures, texts or cells; a run with a plan reads them again by default. Images that cannot be
+            shown, and labels unlike the recorded ones, give a warning, and the page says why.
 
     Raises:
         OutputExists: `path` is a file that assay did not make.
@@ -63,5 +63,8 @@ def report(
     shown = report_data(run, table, decision=decision, verdict=verdict, curves=curves, examples=examples, options=options)
     if examples is not None and examples.pictures and shown.shown.pictures is None:
         warnings.warn(next(note for note in shown.notes if note.startswith("No pictures")), stacklevel=4)
+    for note in shown.notes:
+        if note.startswith(STRANGERS):
+            warnings.warn(note, stacklevel=4)
     replace(target, render(shown).encode())
     return target

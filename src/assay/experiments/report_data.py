@@ -59,6 +59,12 @@ MOST_DECIDED = 10_000
 MOST_EPOCHS = 40
 """Epochs of a trajectory that are drawn."""
 BINS = 40
+MOST_LETTERS = 2000
+"""Letters of a text that are on the page: of as many examples as are shown unasked, 4 MB."""
+LEAST_KAPPA = 0.1
+"""Agreement of two rows of labels beyond chance (Cohen's kappa) below which they are hardly of the same examples."""
+STRANGERS = "The given examples may be others than the recorded ones"
+"""How the sentence on such examples begins."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,7 +128,7 @@ def report_data(
         decision: The decision on each example.
         verdict: The verdict of `verify` on this decision.
         curves: The curves of `cleanse`: results after leaving out the worst examples by a score.
-        examples: The examples themselves, for their pictures or cells.
+        examples: The examples themselves, for their pictures, texts or cells.
         options: Heading, true labels, and how many examples are shown.
 
     Raises:
@@ -184,6 +190,7 @@ def report_data(
         note = "No data map and no trajectories: some epochs trained on a part of the examples only, and have no facts of the others."
     given = run.labels[place] if run.task == "classes" else None
     looks, unseen = _looks(examples, shown_ids)
+    strangers = _strangers(run, examples, shown_ids)
     true = truth[1][truth[0].positions(run.ids, "the truth")] if truth is not None else None
     learning, unmeasured = learning_curves(models, options.held_out)
     aligned = decision if decision is None or decision.ids == run.ids else _in_order(decision, run.ids)
@@ -234,7 +241,9 @@ def report_data(
         detections=detections_of(scores, run, truth) if verdict is None and truth is not None else (),
         cleaning=cleaning if verdict is None else None,
         origins=_origins(run, scores, decision, curves, verdict),
-        notes=tuple(filter(None, (note, unseen, _pass_note(run), *unmeasured, *unread, unsought, *_reader_notes(run)))),
+        notes=tuple(
+            filter(None, (note, unseen, strangers, _pass_note(run), *unmeasured, *unread, unsought, *_reader_notes(run)))
+        ),
         summary=summary_of(Known(run, scores, decision, verdict, cleaning, learning, by_class, counted)),
         learning=learning,
         by_class=by_class,
@@ -370,7 +379,8 @@ def _looks(examples: Examples | None, ids: Ids) -> tuple[dict, str]:
     if examples is None:
         return (
             {},
-            "The examples themselves are not shown; give report(..., examples=assay.examples_from_dataset(train_set)).",
+            "The examples themselves are not shown; give report(..., examples=assay.examples_from_dataset(train_set)), or of texts and tables "
+            "examples=assay.examples_from_arrays(X, y).",
         )
     try:
         place = examples.ids.positions(ids, "the data")
@@ -379,12 +389,36 @@ def _looks(examples: Examples | None, ids: Ids) -> tuple[dict, str]:
             f"{error} Give the examples the ids of the run, as in assay.examples_from_dataset(train_set, ids=...)."
         ) from None
     if examples.rows is not None:
-        return {"rows": tuple(examples.rows[at] for at in place.tolist()), "columns": examples.columns}, ""
+        rows = [examples.rows[at] for at in place.tolist()]
+        cut = tuple(tuple(cell if len(cell) <= MOST_LETTERS else f"{cell[:MOST_LETTERS]}…" for cell in row) for row in rows)
+        long = sum(row != shown for row, shown in zip(rows, cut, strict=True))
+        note = f"Of {long:,} of the shown examples the text is cut after {MOST_LETTERS:,} letters." if long else ""
+        return {"rows": cut, "columns": examples.columns}, note
     if not examples.pictures:
         shape = "x".join(map(str, examples.shape))
-        return {}, f"The examples themselves are not shown: an input is {shape} numbers, neither a picture nor a row of cells."
+        cure = "; assay.examples_from_arrays(X, y, columns=[...]) names its cells" if len(examples.shape) == 1 else ""
+        return (
+            {},
+            f"The examples themselves are not shown: an input is {shape} numbers, neither a picture nor a row of cells{cure}.",
+        )
     pictures, note = for_people(examples.inputs[place])
     return ({} if pictures is None else {"pictures": pictures}), note
+
+
+def _strangers(run: Run, examples: Examples | None, ids: Ids) -> str:
+    """A sentence where the given examples hardly have the labels that were recorded under their ids; else an empty one."""
+    if examples is None or run.task != "classes" or examples.class_names != run.class_names or not len(ids):
+        return ""
+    given, recorded = examples.labels[examples.ids.positions(ids, "the data")], run.labels[run.ids.positions(ids, "the run")]
+    equal = float((given == recorded).double().mean())
+    counts = [labels.bincount(minlength=run.classes).double() for labels in (given, recorded)]
+    chance = float(counts[0] @ counts[1]) / len(ids) ** 2
+    if equal == 1 or equal >= chance + LEAST_KAPPA * (1 - chance):
+        return ""
+    return (
+        f"{STRANGERS}: {100 * equal:.0f} % have the label that was recorded under their id, which is as good as chance. "
+        "Give them the ids of the run, ids=."
+    )
 
 
 def _facts(

@@ -40,6 +40,10 @@ def target_of(name: str, given: Given, run: Run) -> Target:
                 f"{len(both)} of the {len(given)} examples of target {name!r} are trained on (ids {listed(both, len(both))}); what is trained on "
                 "cannot say what helps. Hold other examples out."
             )
+        if not given.has_numbers:
+            raise UsageError(
+                f"Target {name!r} is of texts or cells without numbers, which no model can be given; give (inputs, labels) as the model takes them."
+            )
         return mean_loss(given, name)
     if callable(given):
         return Single(given)

@@ -16,7 +16,7 @@ from torch import Tensor
 from .. import __version__
 from ..core.arguments import checked_arguments, checked_fields, described, moved_keywords
 from ..core.errors import UsageError, listed
-from ..core.ids import Ids
+from ..core.ids import Ids, index_of
 from ..core.passes import Passes
 from ..runs.disk import whole_folder
 from ..runs.paths import RunPaths
@@ -289,15 +289,15 @@ def _is_missing(value: object) -> bool:
 def _index(X: Any, y: Any, n: int) -> Any:
     """The index of a DataFrame, where it names rows."""
     for rows in (X, y):
-        if hasattr(rows, "iloc") and hasattr(rows, "index"):
-            try:
-                return Ids(np.asarray(rows.index))
-            except UsageError as error:
-                warnings.warn(
-                    f"The DataFrame's index names no rows ({str(error).rstrip('.')}); they are numbered 0 to {n - 1}. Give ids with "
-                    "recording=assay.sklearn.TableRecording(ids=...).",
-                    stacklevel=6,
-                )
+        try:
+            if (found := index_of(rows)) is not None:
+                return found
+        except UsageError as error:
+            warnings.warn(
+                f"The DataFrame's index names no rows ({str(error).rstrip('.')}); they are numbered 0 to {n - 1}. Give ids with "
+                "recording=assay.sklearn.TableRecording(ids=...).",
+                stacklevel=6,
+            )
     return range(n)
 
 
