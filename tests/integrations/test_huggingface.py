@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
 import assay
 from assay.core.errors import Mismatch, OutputExists, UsageError
@@ -197,16 +197,18 @@ def test_live_values_and_the_clean_pass_are_those_of_a_plain_loop(tmp_path, view
             assert torch.equal(values, same)
 
 
-def test_live_values_of_accumulated_steps_are_those_of_a_replay(tmp_path):
-    made = {"gradient_accumulation_steps": 3}
-    trainer = trainer_of(tmp_path, **made)
-    attached = assay.attach(trainer, tmp_path / "run", seed=SEED)
-    trainer.train()
-    loop = attached.loop()
-    told = DataSpec(accumulate=loop.accumulate)
-    live = trainer_of(tmp_path, **made)
-    assay.attach(live, tmp_path / "live", Recording(live=["liveval"]), data=told, seed=SEED)
-    live.train()
+@pytest.mark.parametrize("form", ["attach", "callback"])
+def test_live_values_of_accumulated_steps_are_those_of_a_replay(tmp_path, form):
+    def trained(folder, recording=None, data=None):
+        callback = assay.huggingface.Recorder(tmp_path / folder, recording, data=data, seed=SEED)
+        trainer = trainer_of(tmp_path, callbacks=[callback] if form == "callback" else [], gradient_accumulation_steps=3)
+        attached = None if form == "callback" else assay.attach(trainer, tmp_path / folder, recording, data=data, seed=SEED)
+        trainer.train()
+        return attached
+
+    attached = trained("run")
+    loop = attached.loop() if attached else huggingface.loop_of(trainer_of(tmp_path, gradient_accumulation_steps=3))
+    trained("live", Recording(live=["liveval"]), DataSpec(accumulate=loop.accumulate))
     run = Run(tmp_path / "live")
     assert max(run.micro_batches(0)) == 3 and not run.stopped() and run.fingerprint == Run(tmp_path / "run").fingerprint
     again = assay.score(tmp_path / "run", "liveval", loop=loop, save=False)["liveval"]
@@ -327,6 +329,76 @@ def test_methods_that_take_the_training_again(tmp_path):
     fresh = huggingface.loop_of(trainer_of(tmp_path, max_grad_norm=0.5, label_smoothing_factor=0.1))
     again = assay.score(tmp_path / "run", methods[:1], loop=fresh, targets=targets, save=False)
     assert torch.equal(again["sgd_influence"].values, scores["sgd_influence"].values)
+
+
+def test_what_the_callback_recorded_is_taken_again_by_a_trainer_that_is_built_anew(tmp_path):
+    def trainer(folder=None):
+        kept = Recording(checkpoints="every")
+        callbacks = [assay.huggingface.Recorder(folder, kept, seed=SEED)] if folder else []
+        return trainer_of(tmp_path, callbacks=callbacks, gradient_accumulation_steps=4)
+
+    trainer(tmp_path / "run").train()
+    held = padded(Texts(8, 40).items)
+    targets = {"validation": lambda model: F.cross_entropy(model(**held).logits, held["labels"])}
+    loop = huggingface.loop_of(trainer())
+    scores = assay.score(tmp_path / "run", ["sgd_influence", "grand"], loop=loop, targets=targets, save=False)
+    assert all(bool(each.values.isfinite().all()) and bool(each.values.any()) for each in scores.values())
+
+
+class Pictures(Dataset):
+    """22 pictures of 16 by 16 in three classes, and what a model does not take."""
+
+    def __init__(self):
+        self.pixels = torch.randn(22, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitem__(self, index):
+        return {"pixel_values": self.pixels[index], "labels": index % 3, "file": f"{index}.png"}
+
+
+def pictured(items):
+    return {
+        "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+        "labels": torch.tensor([item["labels"] for item in items]),
+    }
+
+
+def vit():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=3))
+
+
+@pytest.mark.parametrize("removes", [True, False], ids=["columns removed", "columns kept"])
+def test_pictures_are_recorded_and_their_training_taken_again(tmp_path, removes):
+    collates = transformers.default_data_collator if removes else pictured
+
+    def trained(folder, form):
+        callbacks = [assay.huggingface.Recorder(folder, Recording(checkpoints="every"), seed=SEED)]
+        trainer = trainer_of(
+            tmp_path,
+            dataset=Pictures(),
+            model=vit(),
+            data_collator=collates,
+            remove_unused_columns=removes,
+            callbacks=callbacks if form == "callback" else [],
+        )
+        attached = assay.attach(trainer, folder, Recording(checkpoints="every"), seed=SEED) if form == "attach" else None
+        trainer.train()
+        return attached.loop() if attached else trainer.model
+
+    model, loop = trained(tmp_path / "callback", "callback"), trained(tmp_path / "run", "attach")
+    run = Run(tmp_path / "run")
+    assert run.epochs == 2 and run.labels.tolist() == [number % 3 for number in range(22)]
+    assert run.fingerprint == Run(tmp_path / "callback").fingerprint
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), loop.model.state_dict().values(), strict=True))
+    held = pictured([Pictures()[number] for number in range(4)])
+    targets = {"validation": lambda model: F.cross_entropy(model(pixel_values=held["pixel_values"]).logits, held["labels"])}
+    scores = assay.score(run, ["sgd_influence", "vog", "grand"], loop=loop, targets=targets, save=False)
+    assert all(bool(each.values.isfinite().all()) and bool(each.values.any()) for each in scores.values())
 
 
 class Stream(IterableDataset):

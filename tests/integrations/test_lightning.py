@@ -346,6 +346,24 @@ def test_steps_of_several_batches_are_taken_again(tmp_path):
     assert bool((scores.values != 0).all())
 
 
+def test_live_values_of_accumulated_steps_are_those_of_a_replay(tmp_path):
+    def trained(folder, recording=None, data=None):
+        module, loader = Scaled(1), DataLoader(dataset(), 4, shuffle=True)
+        callback = assay.lightning.Recorder(tmp_path / folder, recording, data=data, seed=SEED)
+        trainer = trainer_of(tmp_path, [callback], accumulate_grad_batches=4)
+        trainer.fit(module, loader)
+        return assay.Loop(module, trainer.optimizers[0], loader, accumulate=4)
+
+    trained("live", Recording(live=["liveval"]), assay.DataSpec(accumulate=4))
+    loop = trained("run")
+    run = Run(tmp_path / "live")
+    assert run.micro_batches(0) == [4, 2] and not run.stopped()
+    live = assay.score(run, "liveval", save=False, strict=True)["liveval"].values
+    again = assay.score(tmp_path / "run", "liveval", loop=loop, save=False)["liveval"].values
+    assert live.any()
+    torch.testing.assert_close(live, again, rtol=1e-5, atol=1e-7)
+
+
 class Numbers(Module):
     """Learns numbers, and tells the loss of each example."""
 

@@ -41,12 +41,20 @@ class Net(nn.Module):
 def net_of(callbacks, kind=None, **settings):
     chosen = {"criterion": nn.CrossEntropyLoss, "max_epochs": 2, "lr": 0.1, "batch_size": 4, "train_split": None, "verbose": 0}
     return (kind or skorch.NeuralNetClassifier)(
-        Net, callbacks=callbacks, **{**chosen, "iterator_train__shuffle": True, **settings}
+        callbacks=callbacks, **{"module": Net, **chosen, "iterator_train__shuffle": True, **settings}
     )
 
 
-def plain(folder, epochs=2):
-    model = Net()
+class HalfPrecise(Net):
+    """Computes in bf16."""
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x)
+
+
+def plain(folder, epochs=2, kind=Net):
+    model = kind()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loader = DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)), 4, shuffle=True)
     with assay.record(folder, model, optimizer, loader, seed=SEED) as recorder:
@@ -76,6 +84,16 @@ def test_facts_and_weights_are_those_of_a_plain_loop(tmp_path, workers):
     from sklearn.base import clone
 
     assert clone(net).callbacks[0].folder == tmp_path / "callback"
+
+
+def test_bf16_gives_the_facts_and_weights_of_a_plain_loop(tmp_path):
+    net = net_of([assay.skorch.Recorder(tmp_path / "callback", seed=SEED)], module=HalfPrecise)
+    net.fit(X, Y)
+    run, model = plain(tmp_path / "plain", kind=HalfPrecise)
+    recorded = Run(tmp_path / "callback")
+    for epoch in range(2):
+        assert recorded.commits[epoch].shard.sums == run.commits[epoch].shard.sums
+    assert all(torch.equal(a, b) for a, b in zip(net.module_.state_dict().values(), model.state_dict().values(), strict=True))
 
 
 @pytest.mark.parametrize("named", [False, True])
