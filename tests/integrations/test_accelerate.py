@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 import assay
 from assay.core.errors import Mismatch, UsageError
@@ -170,6 +170,17 @@ def test_accumulated_steps_are_taken_again_as_accelerate_divides_them(tmp_path):
     assert torch.equal(scored(run, accelerator.gradient_accumulation_steps), scored(other, 2))
     with pytest.raises(Mismatch):
         scored(run, "batches")
+
+
+def test_a_collator_that_loses_a_row_is_named(tmp_path):
+    accelerator, model, optimizer, loader = prepared(prepares=False)
+    loader = DataLoader(loader.dataset, 4, collate_fn=lambda items: default_collate(items[:-1]))
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    with (
+        pytest.raises(UsageError, match=r"shape \(3, 3\) do not fit a batch of 4 examples, as where collate_fn leaves items out"),
+        assay.record(tmp_path / "run", model, optimizer, loader) as recorder,
+    ):
+        fit(accelerator, model, optimizer, recorder.epoch(), recorder.batch)
 
 
 def test_a_prepared_loader_that_leaves_examples_out_is_refused_before_training(tmp_path):

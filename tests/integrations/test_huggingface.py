@@ -473,6 +473,18 @@ def test_what_a_subclass_hides_is_refused_in_the_first_step(tmp_path, name):
     trainer.train()
 
 
+@pytest.mark.parametrize("form", ["attach", "callback"])
+def test_a_collator_that_loses_a_row_is_named(tmp_path, form):
+    callbacks = [assay.huggingface.Recorder(tmp_path / "run")] if form == "callback" else []
+    trainer = trainer_of(tmp_path, callbacks=callbacks, data_collator=lambda items: padded(items[:-1]))
+    if form == "attach":
+        assay.attach(trainer, tmp_path / "run")
+    with pytest.raises(
+        UsageError, match=r"logits of shape \(3, 3\) do not fit a batch of 4 examples, as where collate_fn leaves items out"
+    ):
+        trainer.train()
+
+
 def test_more_refusals(tmp_path):
     trainer = trainer_of(tmp_path)
     assay.attach(trainer, tmp_path / "run")

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.nn.functional import cross_entropy as imported
+from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
 import assay
 from assay.core.errors import Mismatch, MissingEvidence, OutputExists, UsageError
@@ -242,6 +243,55 @@ def test_what_cannot_be_recorded_is_refused_and_leaves_nothing_behind(tmp_path, 
     assert F.cross_entropy is original and "on_before_batch_transfer" not in vars(module)
     # Nobody holds the folder's lock.
     trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "other")]).fit(Module(), DataLoader(dataset(), 4))
+
+
+class ByName(Module):
+    def training_step(self, batch, batch_idx):
+        return imported(self(batch[0]), batch[1])
+
+
+class Soft(Module):
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), F.one_hot(batch[1], 3).float())
+
+
+def loses_a_row(items):
+    return default_collate(items[:-1])
+
+
+ROWS = "as where collate_fn leaves items out, or the loop rows: keep every item that the sampler asks for"
+SEEN = {
+    "imported by its name": (
+        ByName(),
+        None,
+        r"0 times, .* \(its file imports it as imported, .*: call F.cross_entropy\); return",
+    ),
+    "another loss": (
+        Module("nothing"),
+        None,
+        r"0 times, not once, .* \(another loss, or one that was imported by its name, is not",
+    ),
+    "soft labels": (
+        Soft(),
+        None,
+        r"Soft.training_step gives cross_entropy .* and labels of torch.float32 and shape \(4, 3\) in a batch of 4 .*; return",
+    ),
+    "a row lost": (Module(), loses_a_row, r"cross_entropy logits of shape \(3, 3\) .* in a batch of 4 examples, " + ROWS),
+    "a row lost, returned": (
+        Module("logits"),
+        loses_a_row,
+        r"logits of shape \(3, 3\) do not fit a batch of 4 examples, " + ROWS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_the_likely_cause_is_said_where_logits_are_not_found(tmp_path, name):
+    module, collate, words = SEEN[name]
+    with pytest.raises(UsageError, match=words):
+        trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "run")]).fit(
+            module, DataLoader(dataset(), 4, collate_fn=collate)
+        )
 
 
 def test_other_strategies_and_another_version_are_refused(tmp_path):

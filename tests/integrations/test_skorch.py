@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 import assay
 from assay.core.errors import OutputExists, UsageError
@@ -257,6 +257,26 @@ def test_what_cannot_be_recorded_is_refused(tmp_path):
             net.fit(X, X[:, :3])
     with pytest.raises(UsageError, match="folder= is 7"):
         assay.skorch.Recorder(7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "criterion", "targets", "words"),
+    [
+        (None, nn.CrossEntropyLoss, Y, r"logits of shape \(3, 3\) do not fit a batch of 4 examples, as where collate_fn leaves"),
+        (
+            skorch.NeuralNetRegressor,
+            nn.MSELoss,
+            X[:, :3],
+            "there are 3 losses for a batch of 4 examples, as where collate_fn leaves",
+        ),
+    ],
+    ids=["classes", "numbers"],
+)
+def test_a_collator_that_loses_a_row_is_named(tmp_path, kind, criterion, targets, words):
+    recorder = assay.skorch.Recorder(tmp_path / "run")
+    net = net_of([recorder], kind, criterion=criterion, iterator_train__collate_fn=lambda items: default_collate(items[:-1]))
+    with pytest.raises(UsageError, match=words):
+        net.fit(X, targets)
 
 
 def test_the_probability_of_class_1_is_recorded_as_its_logarithms(tmp_path):

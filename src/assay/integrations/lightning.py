@@ -18,6 +18,7 @@ from ..core.errors import Mismatch, UsageError
 from ..replay.generators import inside_shares, sampler_of
 from ..replay.keyed import KeyedBatch, check_loader, ids_of, keyed_copy
 from ..replay.losses import cross_entropies
+from ..runs.given_values import LOST
 from ..runs.recording import Recording
 from .batch_keys import check_one_label, labels_in, logits_of
 from .continuing import Asked
@@ -73,6 +74,13 @@ class LossTap:
         """Look no more."""
         if self._original is not None:
             F.cross_entropy, self._original = self._original, None
+
+    @staticmethod
+    def held_by(function: Any) -> str:
+        """The name by which a function calls a cross_entropy that its file imported itself; empty if it does not. To be asked while nobody looks."""
+        plain = inspect.unwrap(function)
+        names = getattr(getattr(plain, "__code__", None), "co_names", ())
+        return next((name for name in names if plain.__globals__.get(name) is F.cross_entropy), "")
 
     def found(self, size: int) -> list[tuple[Tensor, Tensor]]:
         """Logits and labels of the calls for a batch of so many examples."""
@@ -318,14 +326,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         if logits is not None:
             labels = labels_in(outputs) if labels_in(outputs) is not None else labels_in(batch)
         else:
-            found = self._tap.found(self._size)
-            if len(found) != 1:
-                raise UsageError(
-                    f"{name} returns no logits, and called F.cross_entropy (or nn.CrossEntropyLoss) {len(found)} times, not once, with class logits of the "
-                    f"batch; return {{'loss': loss, 'logits': logits, 'labels': labels}}, or where examples have no class {{'loss': loss, 'losses': losses}} with "
-                    f"the loss of each, or {EVAL}."
-                )
-            logits, labels = found[0]
+            logits, labels = self._seen_in(pl_module, name)
         check_one_label(logits, labels, name)
         if self._tap.altered and self._asked.data.losses is cross_entropies and self._recorder.alongside.step_methods:
             self._recorder.alongside.stop_steps(
@@ -333,6 +334,40 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
                 "of each example of a batch as the module has it."
             )
         self._recorder.batch(logits, labels)
+
+    def _seen_in(self, pl_module: Any, name: str) -> tuple[Tensor, Tensor]:
+        """Logits and labels that the module gave to cross_entropy.
+
+        Raises:
+            UsageError: There are not those of one call, for each example of the batch.
+        """
+        calls, found = self._tap.calls, self._tap.found(self._size)
+        if len(found) == 1:
+            return found[0]
+        returned = (
+            f"return {{'loss': loss, 'logits': logits, 'labels': labels}}, or where examples have no class {{'loss': loss, 'losses': losses}} with the loss of "
+            f"each, or {EVAL}"
+        )
+        if calls and not found:
+            logits, labels = calls[0]
+            fewer = logits.ndim == 2 and len(logits) < self._size and not labels.is_floating_point()
+            cure = f", {LOST}" if fewer else f", so these are not the logits and the class of each; {returned}"
+            raise UsageError(
+                f"{name} gives cross_entropy logits of shape {tuple(logits.shape)} and labels of {labels.dtype} and shape {tuple(labels.shape)} in a batch of "
+                f"{self._size} examples{cure}."
+            )
+        why = ""
+        if not calls:
+            held = self._tap.held_by(type(pl_module).training_step)
+            why = (
+                f" (its file imports it as {held}, by which name a call is not seen: call F.cross_entropy)"
+                if held
+                else " (another loss, or one that was imported by its name, is not seen)"
+            )
+        raise UsageError(
+            f"{name} returns no logits, and called F.cross_entropy (or nn.CrossEntropyLoss) {len(found)} times, not once, with class logits of the batch{why}; "
+            f"{returned}."
+        )
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """End and commit the epoch."""
