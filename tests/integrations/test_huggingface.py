@@ -1,5 +1,7 @@
 """The recorder in Hugging Face's Trainer: facts are those of a plain loop over the same batches to the bit, and training goes on as if nobody recorded."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 import assay
+from assay.cli.app import run_app
 from assay.core.errors import Mismatch, OutputExists, UsageError
 from assay.integrations.batch_keys import NAME
 from assay.integrations.data_spec import DataSpec
@@ -507,6 +510,27 @@ def test_more_refusals(tmp_path):
         callback.train()
 
 
+def test_another_version_is_refused_in_words(tmp_path, monkeypatch):
+    def unknown(lacks):
+        return pytest.raises(UsageError, match=rf"This version of transformers.* has no {lacks}, .* tested, 4\.57 and 5\.24")
+
+    trainer = trainer_of(tmp_path)
+    callback = assay.huggingface.Recorder(tmp_path / "callback")
+    with unknown("train_dataloader among what it tells callbacks in on_train_begin"):
+        callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model, optimizer=object())
+    with monkeypatch.context() as patched:
+        patched.delattr(transformers.Trainer, "get_batch_samples")
+        with unknown("get_batch_samples in Trainer"):
+            huggingface.loop_of(trainer)
+    del trainer.args.auto_find_batch_size
+    monkeypatch.delattr(transformers.TrainingArguments, "auto_find_batch_size", raising=False)
+    with unknown("auto_find_batch_size in TrainingArguments"):
+        assay.attach(trainer, tmp_path / "run")
+    del trainer.callback_handler
+    with unknown("callback_handler in Trainer"):
+        assay.attach(trainer, tmp_path / "run")
+
+
 def read_loss(model):
     batch = padded(Texts(6, 50).items)
     labels = batch.pop("labels")
@@ -549,6 +573,36 @@ def test_steps_of_several_batches_are_taken_again(tmp_path, kind, settings, fiel
     assert {name: getattr(loop, name) for name in fields} == fields
     scores = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets={"validation": read_loss})["sgd_influence"]
     assert len(scores.ids) == 22 and bool((scores.values != 0).all())
+
+
+def smoothed(folder, form):
+    own = {"compute_loss_func": mean_loss} if form == "own loss" else {}
+    callbacks = [assay.huggingface.Recorder(folder, seed=SEED)] if form == "callback" else []
+    trainer = trainer_of(folder.parent, callbacks=callbacks, num_train_epochs=1, label_smoothing_factor=0.25, **own)
+    if form != "callback":
+        assay.attach(trainer, folder, seed=SEED)
+    trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("form", "loop"),
+    [("attach", "attached.loop() or assay.huggingface.loop_of(trainer)"), ("callback", "assay.huggingface.loop_of(trainer)")],
+)
+def test_a_run_says_what_its_facts_are_of_and_how_it_is_taken_again(tmp_path, capsys, form, loop):
+    smoothed(tmp_path / "run", form)
+    assert run_app(["inspect", str(tmp_path / "run")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of the logits and the given labels, without the label smoothing of 0.25" in said
+    assert f"of your trainer; in Python, name it: score(run, ['sgd_influence'], loop={loop})." in said
+    with pytest.raises(UsageError, match=f"in Python, call with loop={re.escape(loop)}, targets="):
+        assay.score(tmp_path / "run", "sgd_influence")
+    assert run_app(["score", str(tmp_path / "run"), "loss"]) == 0
+    assert capsys.readouterr().out.count("without the label smoothing of 0.25") == 1
+
+
+def test_nothing_is_said_of_smoothing_where_the_loss_is_not_the_trainers(tmp_path):
+    smoothed(tmp_path / "run", "own loss")
+    assert Run(tmp_path / "run").smoothing == ""
 
 
 class Numbered(Texts):

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy as imported
 from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
 import assay
+from assay.cli.app import run_app
 from assay.core.errors import Mismatch, MissingEvidence, OutputExists, UsageError
 from assay.runs.recording import Recording
 from assay.runs.run import Run
@@ -316,7 +317,8 @@ def test_other_strategies_and_another_version_are_refused(tmp_path):
             assay.lightning.Recorder(tmp_path / "run", recording).setup(together, Module(), "fit")
     other = SimpleNamespace(fast_dev_run=False, fit_loop=SimpleNamespace())
     with pytest.raises(
-        UsageError, match=r"This version of Lightning keeps its loaders where assay does not find them; install lightning"
+        UsageError,
+        match=r"This version of lightning.* has no _data_source with a dataloader in trainer.fit_loop, .* tested, 2\.5\.6 and 2\.6\.6",
     ):
         recorder.setup(other, Module(), "fit")
 
@@ -358,6 +360,28 @@ def test_values_of_steps_need_the_loss_that_the_module_trains_on(tmp_path):
     trainer = trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "said", live, data=spec)])
     trainer.fit(Weighted(), DataLoader(dataset(), 4, shuffle=True))
     assert assay.score(tmp_path / "said", "liveval", save=False)["liveval"].values.isfinite().all()
+
+
+class Smooth(Module):
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1], label_smoothing=0.25)
+
+
+def test_a_run_says_what_its_facts_are_of_and_how_it_is_taken_again(tmp_path, capsys):
+    def said_of(module, data=None, **settings):
+        folder = tmp_path / type(module).__name__
+        callback = assay.lightning.Recorder(folder, data=data, seed=SEED)
+        trainer_of(tmp_path, [callback], max_epochs=1, **settings).fit(module, DataLoader(dataset(), 4, shuffle=True))
+        assert run_app(["inspect", str(folder)]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    said = said_of(Smooth(), accumulate_grad_batches=2, gradient_clip_val=1.0)
+    assert "of the logits and the given labels, without the label smoothing of 0.25" in said
+    more = "accumulate=trainer.accumulate_grad_batches, clip=trainer.gradient_clip_val"
+    assert f"score(run, ['sgd_influence'], loop=assay.Loop(module, trainer.optimizers[0], loader, {more}))." in said
+    said = said_of(Numbers())
+    assert "label smoothing" not in said
+    assert "score(run, ['sgd_influence'], loop=assay.Loop(module, trainer.optimizers[0], loader, losses=losses))." in said
 
 
 class Scaled(Module):

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 import assay
+from assay.cli.app import run_app
 from assay.core.errors import OutputExists, UsageError
 from assay.integrations.data_spec import DataSpec
 from assay.runs.recording import Recording
@@ -152,6 +153,21 @@ def test_methods_that_take_the_training_again(tmp_path):
     assert scores.values.isfinite().all() and len(scores.ids) == EXAMPLES
 
 
+def test_a_run_says_what_its_facts_are_of_and_how_it_is_taken_again(tmp_path, capsys):
+    def said_of(folder, **settings):
+        net_of([assay.skorch.Recorder(tmp_path / folder, seed=SEED)], max_epochs=1, **settings).fit(X, Y)
+        assert run_app(["inspect", str(tmp_path / folder)]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    whole, part = "net.get_dataset(X, y)", "net.get_split_datasets(X, y)[0]"
+    loop = "score(run, ['sgd_influence'], loop=assay.Loop(net.module_, net.optimizer_, net.get_iterator({}, training=True){}))."
+    said = said_of("plain", train_split=skorch.dataset.ValidSplit(4))
+    assert "label smoothing" not in said and loop.format(part, "") in said
+    said = said_of("smooth", criterion__label_smoothing=0.25)
+    assert "of the logits and the given labels, without the label smoothing of 0.25" in said
+    assert loop.format(whole, ", losses=losses") in said
+
+
 def test_a_run_is_gone_on_with(tmp_path):
     net_of([assay.skorch.Recorder(tmp_path / "parts", seed=SEED)]).fit(X, Y)
     net = net_of([assay.skorch.Recorder(tmp_path / "parts", seed=SEED, resume=True)])
@@ -257,6 +273,21 @@ def test_what_cannot_be_recorded_is_refused(tmp_path):
             net.fit(X, X[:, :3])
     with pytest.raises(UsageError, match="folder= is 7"):
         assay.skorch.Recorder(7)
+
+
+class Elsewhere(skorch.NeuralNetClassifier):
+    """Keeps its optimizers where another version may."""
+
+    def on_train_begin(self, *args, **kwargs):
+        super().on_train_begin(*args, **kwargs)
+        self.__dict__.pop("_optimizers", None)
+
+
+def test_another_version_is_refused_in_words(tmp_path):
+    with pytest.raises(
+        UsageError, match=r"This version of skorch.* has no _optimizers in Elsewhere, .* install one that is tested, 1\.3\.1 and"
+    ):
+        net_of([assay.skorch.Recorder(tmp_path / "run")], Elsewhere).fit(X, Y)
 
 
 @pytest.mark.parametrize(

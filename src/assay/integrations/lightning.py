@@ -25,6 +25,7 @@ from .continuing import Asked
 from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
 from .processes import Shares, connected
+from .versions import unknown_version
 
 try:
     from lightning.pytorch import Callback
@@ -46,6 +47,8 @@ class LossTap:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Tensor, Tensor]] = []
+        self.smoothing = 0.0
+        """The label smoothing of the newest call."""
         self.altered = ""
         """What makes a call another loss than the mean cross-entropy; empty if nothing does."""
         self._original: Callable[..., Any] | None = None
@@ -53,7 +56,7 @@ class LossTap:
     def start(self) -> None:
         """Begin to look."""
         self.stop()
-        self.calls, self.altered = [], ""
+        self.calls, self.altered, self.smoothing = [], "", 0.0
         original = self._original = F.cross_entropy
         arguments = inspect.signature(original)
 
@@ -62,6 +65,7 @@ class LossTap:
             if isinstance(input, Tensor) and isinstance(target, Tensor):
                 self.calls.append((input.detach(), target))
                 given = arguments.bind(input, target, *args, **kwargs).arguments
+                self.smoothing = float(given.get("label_smoothing", 0.0))
                 names = {"weight": None, "label_smoothing": 0.0, "reduction": "mean"}
                 self.altered = ", ".join(
                     name for name, usual in names.items() if given.get(name, usual) is not usual and given[name] != usual
@@ -172,9 +176,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
 
     def _check(self, trainer: Any, pl_module: Any) -> None:
         if not hasattr(getattr(trainer.fit_loop, "_data_source", None), "dataloader"):
-            raise UsageError(
-                "This version of Lightning keeps its loaders where assay does not find them; install lightning 2.5 or 2.6, or record a loop of your own."
-            )
+            raise unknown_version("lightning", "no _data_source with a dataloader in trainer.fit_loop")
         if trainer.world_size > 1:
             self._check_together(trainer)
         if trainer.overfit_batches:
@@ -266,7 +268,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
             )
         midway = bool(getattr(trainer.fit_loop, "restarted_mid_epoch", False))
         optimizers = trainer.optimizers
-        self._recorder = self._asked.begin(
+        self._recorder = self._asked.taken_again_by(self._again(trainer)).begin(
             pl_module,
             optimizers[0] if len(optimizers) == 1 else optimizers,
             self._loader,
@@ -275,6 +277,16 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         )
         self._recorder.keyed(self._keyed)
         self._begun, self._open = 0, False
+
+    def _again(self, trainer: Any) -> str:
+        """How the training is taken again, as Python."""
+        norm = trainer.gradient_clip_val and str(trainer.gradient_clip_algorithm or "norm").endswith("norm")
+        more = {
+            "losses=losses": self._asked.data.losses is not cross_entropies,
+            "accumulate=trainer.accumulate_grad_batches": trainer.accumulate_grad_batches > 1,
+            "clip=trainer.gradient_clip_val": norm,
+        }
+        return f"assay.Loop({', '.join(('module', 'trainer.optimizers[0]', 'loader', *(words for words, so in more.items() if so)))})"
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin an epoch."""
@@ -333,6 +345,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
                 f"{name} gives cross_entropy {self._tap.altered}, and steps are valued by the mean cross-entropy; give data=assay.DataSpec(losses=...), the loss "
                 "of each example of a batch as the module has it."
             )
+        self._recorder.recorder.smoothing = self._tap.smoothing
         self._recorder.batch(logits, labels)
 
     def _seen_in(self, pl_module: Any, name: str) -> tuple[Tensor, Tensor]:
