@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 import assay
 from assay.core.errors import Mismatch, UsageError
@@ -21,36 +21,46 @@ pytestmark = [
 ]
 
 
-def trained(folder, order, accumulate=1, view="train"):
-    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
+def prepared(accumulate=1, workers=0, mixed=None, prepares=True):
+    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=accumulate, mixed_precision=mixed)
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
-    loader = DataLoader(data(), 4, shuffle=True)
-    if order == "after":
-        model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    recorder = assay.record(folder, model, optimizer, loader, Recording(view=view, live=["aum"]), seed=3)
+    loader = DataLoader(data(), 4, shuffle=True, num_workers=workers)
+    return accelerator, *(accelerator.prepare(model, optimizer, loader) if prepares else (model, optimizer, loader))
+
+
+def fit(accelerator, model, optimizer, batches, note=lambda logits, labels: None):
+    for x, y in batches:
+        with accelerator.accumulate(model):
+            logits = model(x)
+            accelerator.backward(F.cross_entropy(logits, y))
+            optimizer.step()
+            optimizer.zero_grad()
+            note(logits, y)
+
+
+def trained(folder, order, accumulate=1, epochs=2, resume=False, data=None, workers=0, mixed=None, **recording):
+    accelerator, model, optimizer, loader = prepared(accumulate, workers, mixed, prepares=order == "after")
+    kept = Recording(**{"live": ["aum"], **recording})
+    recorder = assay.record(folder, model, optimizer, loader, kept, data=data, seed=3, resume=resume)
     if order == "before":
         model, optimizer = accelerator.prepare(model, optimizer)
     with recorder:
-        for _ in range(2):
-            for x, y in recorder.epoch():
-                with accelerator.accumulate(model):
-                    logits = model(x)
-                    accelerator.backward(F.cross_entropy(logits, y))
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    recorder.batch(logits, y)
+        for _ in range(recorder.epochs, epochs):
+            fit(accelerator, model, optimizer, recorder.epoch(), recorder.batch)
     return Run(folder), accelerator.unwrap_model(model)
 
 
-def plain(folder, accumulate=1, loader=None):
+def plain(folder, accumulate=1, loader=None, autocast=False, live=("aum",)):
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
     loader = loader or DataLoader(data(), 4, shuffle=True)
-    with assay.record(folder, model, optimizer, loader, Recording(live=["aum"]), seed=3) as recorder:
+    with assay.record(folder, model, optimizer, loader, Recording(live=live), seed=3) as recorder:
         for _ in range(2):
             for number, (x, y) in enumerate(recorder.epoch(), 1):
-                logits = model(x)
+                with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                    logits = model(x)
+                logits = logits.float()
                 (F.cross_entropy(logits, y) / accumulate).backward()
                 if number % accumulate == 0 or number == len(loader):
                     optimizer.step()
@@ -59,17 +69,72 @@ def plain(folder, accumulate=1, loader=None):
     return Run(folder), model
 
 
+def same(model, other):
+    return all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def loader_of():
+    return accelerate.Accelerator(cpu=True).prepare(DataLoader(data(), 4, shuffle=True))
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_loader_prepared_or_not_is_recorded_as_it_was_iterated(tmp_path, accumulate):
     run, model = trained(tmp_path / "before", "before", accumulate)
-    other, same = plain(tmp_path / "plain", accumulate)
-    assert run.fingerprint == other.fingerprint
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), same.state_dict().values(), strict=True))
-    prepared = accelerate.Accelerator(cpu=True).prepare(DataLoader(data(), 4, shuffle=True))
+    other, plainly = plain(tmp_path / "plain", accumulate)
+    assert run.fingerprint == other.fingerprint and same(model, plainly)
     run, model = trained(tmp_path / "after", "after", accumulate)
-    other, same = plain(tmp_path / "prepared", accumulate, prepared)
-    assert run.fingerprint == other.fingerprint
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), same.state_dict().values(), strict=True))
+    other, plainly = plain(tmp_path / "prepared", accumulate, loader_of())
+    assert run.fingerprint == other.fingerprint and same(model, plainly)
+
+
+@pytest.mark.parametrize("settings", [{"workers": 2}, {"mixed": "bf16"}], ids=["workers", "bf16"])
+def test_workers_and_bf16_give_the_facts_and_weights_of_a_plain_loop(tmp_path, settings):
+    run, model = trained(tmp_path / "run", "after", **settings)
+    other, plainly = plain(tmp_path / "plain", loader=loader_of(), autocast="mixed" in settings)
+    assert run.epochs == 2 and same(model, plainly)
+    for one, twin in zip(run.commits, other.commits, strict=True):
+        # A prepared model computes in bf16 inside its forward, so also the losses in eval mode that a run keeps to check loops by.
+        apart = {name for name, value in one.shard.sums.items() if twin.shard.sums[name] != value}
+        assert all(name.startswith("content") for name in apart) and ("mixed" in settings or not apart)
+
+
+def test_without_a_seed_training_ends_as_if_nobody_recorded(tmp_path):
+    weights = []
+    for recorded in (False, True):
+        torch.manual_seed(7)
+        accelerator, model, optimizer, loader = prepared(accumulate=2)
+        if recorded:
+            with assay.record(tmp_path / "run", model, optimizer, loader, Recording(live=["aum"])) as recorder:
+                for _ in range(2):
+                    fit(accelerator, model, optimizer, recorder.epoch(), recorder.batch)
+        else:
+            for _ in range(2):
+                fit(accelerator, model, optimizer, loader)
+        weights.append(model)
+    assert same(*weights) and Run(tmp_path / "run").epochs == 2
+
+
+def test_a_resumed_training_goes_on_with_its_run(tmp_path):
+    whole, model = trained(tmp_path / "whole", "after", epochs=4)
+    trained(tmp_path / "parts", "after")
+    run, again = trained(tmp_path / "parts", "after", epochs=4, resume=True)
+    assert run.epochs == whole.epochs == 4 and run.fingerprint == whole.fingerprint and same(again, model)
+
+
+def test_live_values_are_those_of_a_plain_loop_and_accumulated_ones_those_of_a_replay(tmp_path):
+    def values(run, **more):
+        return assay.score(run, "liveval", save=False, strict=True, **more)["liveval"].values
+
+    run, _ = trained(tmp_path / "run", "after", live=["liveval"])
+    other, _ = plain(tmp_path / "plain", loader=loader_of(), live=["liveval"])
+    assert values(run).any() and torch.equal(values(run), values(other))
+    # 3 batches in steps of 2 and 1; accelerate divides each by 2.
+    live, _ = trained(tmp_path / "live", "after", 2, live=["liveval"], data=assay.DataSpec(accumulate=2))
+    silent, _ = trained(tmp_path / "silent", "after", 2)
+    _, model, optimizer, loader = prepared(2)
+    loop = assay.Loop(model, optimizer, loader, begin_epoch=loader.set_epoch, accumulate=2)
+    assert live.micro_batches(0) == [2, 1] and not live.stopped()
+    torch.testing.assert_close(values(live), values(silent, loop=loop), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
@@ -82,27 +147,20 @@ def test_the_clean_pass_and_live_values(tmp_path, order):
     assert assay.score(run, "aum", save=False)["aum"].values.isfinite().all()
 
 
-def test_methods_that_take_the_training_again_and_resuming(tmp_path):
+def test_methods_that_take_the_training_again(tmp_path):
     run, _ = trained(tmp_path / "run", "after")
-    model, optimizer, loader = accelerate.Accelerator(cpu=True).prepare(
-        made := net(), torch.optim.SGD(made.parameters(), lr=0.1, momentum=0.5), DataLoader(data(), 4, shuffle=True)
-    )
+    _, model, optimizer, loader = prepared()
     loop = assay.Loop(model, optimizer, loader, begin_epoch=loader.set_epoch)
     targets = {"validation": (torch.randn(3, 4), torch.tensor([0, 1, 2]))}
     scores = assay.score(run, "sgd_influence", loop=loop, targets=targets, save=False)["sgd_influence"]
-    assert scores.values.isfinite().all()
-    with assay.record(tmp_path / "run", model, optimizer, loader, Recording(live=["aum"]), seed=3, resume=True) as recorder:
-        assert recorder.epochs == 2
+    assert scores.values.isfinite().all() and scores.values.any()
 
 
 def test_accumulated_steps_are_taken_again_as_accelerate_divides_them(tmp_path):
     # 3 batches in steps of 2 and 1; accelerate divides each by 2.
     run, _ = trained(tmp_path / "run", "after", accumulate=2)
-    other, _ = plain(tmp_path / "plain", 2, accelerate.Accelerator(cpu=True).prepare(DataLoader(data(), 4, shuffle=True)))
-    accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
-    model, optimizer, loader = accelerator.prepare(
-        made := net(), torch.optim.SGD(made.parameters(), lr=0.1, momentum=0.5), DataLoader(data(), 4, shuffle=True)
-    )
+    other, _ = plain(tmp_path / "plain", 2, loader_of())
+    accelerator, model, optimizer, loader = prepared(accumulate=2)
     targets = {"validation": (torch.randn(3, 4), torch.tensor([0, 1, 2]))}
 
     def scored(run, divided):
@@ -112,6 +170,17 @@ def test_accumulated_steps_are_taken_again_as_accelerate_divides_them(tmp_path):
     assert torch.equal(scored(run, accelerator.gradient_accumulation_steps), scored(other, 2))
     with pytest.raises(Mismatch):
         scored(run, "batches")
+
+
+def test_a_collator_that_loses_a_row_is_named(tmp_path):
+    accelerator, model, optimizer, loader = prepared(prepares=False)
+    loader = DataLoader(loader.dataset, 4, collate_fn=lambda items: default_collate(items[:-1]))
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    with (
+        pytest.raises(UsageError, match=r"shape \(3, 3\) do not fit a batch of 4 examples, as where collate_fn leaves items out"),
+        assay.record(tmp_path / "run", model, optimizer, loader) as recorder,
+    ):
+        fit(accelerator, model, optimizer, recorder.epoch(), recorder.batch)
 
 
 def test_a_prepared_loader_that_leaves_examples_out_is_refused_before_training(tmp_path):

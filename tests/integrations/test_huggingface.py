@@ -1,14 +1,16 @@
 """The recorder in Hugging Face's Trainer: facts are those of a plain loop over the same batches to the bit, and training goes on as if nobody recorded."""
 
 import itertools
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
 import assay
+from assay.cli.app import run_app
 from assay.core.errors import Mismatch, OutputExists, UsageError
 from assay.integrations.batch_keys import NAME
 from assay.integrations.data_spec import DataSpec
@@ -199,16 +201,18 @@ def test_live_values_and_the_clean_pass_are_those_of_a_plain_loop(tmp_path, view
             assert torch.equal(values, same)
 
 
-def test_live_values_of_accumulated_steps_are_those_of_a_replay(tmp_path):
-    made = {"gradient_accumulation_steps": 3}
-    trainer = trainer_of(tmp_path, **made)
-    attached = assay.attach(trainer, tmp_path / "run", seed=SEED)
-    trainer.train()
-    loop = attached.loop()
-    told = DataSpec(accumulate=loop.accumulate)
-    live = trainer_of(tmp_path, **made)
-    assay.attach(live, tmp_path / "live", Recording(live=["liveval"]), data=told, seed=SEED)
-    live.train()
+@pytest.mark.parametrize("form", ["attach", "callback"])
+def test_live_values_of_accumulated_steps_are_those_of_a_replay(tmp_path, form):
+    def trained(folder, recording=None, data=None):
+        callback = assay.huggingface.Recorder(tmp_path / folder, recording, data=data, seed=SEED)
+        trainer = trainer_of(tmp_path, callbacks=[callback] if form == "callback" else [], gradient_accumulation_steps=3)
+        attached = None if form == "callback" else assay.attach(trainer, tmp_path / folder, recording, data=data, seed=SEED)
+        trainer.train()
+        return attached
+
+    attached = trained("run")
+    loop = attached.loop() if attached else huggingface.loop_of(trainer_of(tmp_path, gradient_accumulation_steps=3))
+    trained("live", Recording(live=["liveval"]), DataSpec(accumulate=loop.accumulate))
     run = Run(tmp_path / "live")
     assert max(run.micro_batches(0)) == 3 and not run.stopped() and run.fingerprint == Run(tmp_path / "run").fingerprint
     again = assay.score(tmp_path / "run", "liveval", loop=loop, save=False)["liveval"]
@@ -331,6 +335,76 @@ def test_methods_that_take_the_training_again(tmp_path):
     assert torch.equal(again["sgd_influence"].values, scores["sgd_influence"].values)
 
 
+def test_what_the_callback_recorded_is_taken_again_by_a_trainer_that_is_built_anew(tmp_path):
+    def trainer(folder=None):
+        kept = Recording(checkpoints="every")
+        callbacks = [assay.huggingface.Recorder(folder, kept, seed=SEED)] if folder else []
+        return trainer_of(tmp_path, callbacks=callbacks, gradient_accumulation_steps=4)
+
+    trainer(tmp_path / "run").train()
+    held = padded(Texts(8, 40).items)
+    targets = {"validation": lambda model: F.cross_entropy(model(**held).logits, held["labels"])}
+    loop = huggingface.loop_of(trainer())
+    scores = assay.score(tmp_path / "run", ["sgd_influence", "grand"], loop=loop, targets=targets, save=False)
+    assert all(bool(each.values.isfinite().all()) and bool(each.values.any()) for each in scores.values())
+
+
+class Pictures(Dataset):
+    """22 pictures of 16 by 16 in three classes, and what a model does not take."""
+
+    def __init__(self):
+        self.pixels = torch.randn(22, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def __getitem__(self, index):
+        return {"pixel_values": self.pixels[index], "labels": index % 3, "file": f"{index}.png"}
+
+
+def pictured(items):
+    return {
+        "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+        "labels": torch.tensor([item["labels"] for item in items]),
+    }
+
+
+def vit():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return transformers.ViTForImageClassification(transformers.ViTConfig(**sizes, image_size=16, patch_size=8, num_labels=3))
+
+
+@pytest.mark.parametrize("removes", [True, False], ids=["columns removed", "columns kept"])
+def test_pictures_are_recorded_and_their_training_taken_again(tmp_path, removes):
+    collates = transformers.default_data_collator if removes else pictured
+
+    def trained(folder, form):
+        callbacks = [assay.huggingface.Recorder(folder, Recording(checkpoints="every"), seed=SEED)]
+        trainer = trainer_of(
+            tmp_path,
+            dataset=Pictures(),
+            model=vit(),
+            data_collator=collates,
+            remove_unused_columns=removes,
+            callbacks=callbacks if form == "callback" else [],
+        )
+        attached = assay.attach(trainer, folder, Recording(checkpoints="every"), seed=SEED) if form == "attach" else None
+        trainer.train()
+        return attached.loop() if attached else trainer.model
+
+    model, loop = trained(tmp_path / "callback", "callback"), trained(tmp_path / "run", "attach")
+    run = Run(tmp_path / "run")
+    assert run.epochs == 2 and run.labels.tolist() == [number % 3 for number in range(22)]
+    assert run.fingerprint == Run(tmp_path / "callback").fingerprint
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), loop.model.state_dict().values(), strict=True))
+    held = pictured([Pictures()[number] for number in range(4)])
+    targets = {"validation": lambda model: F.cross_entropy(model(pixel_values=held["pixel_values"]).logits, held["labels"])}
+    scores = assay.score(run, ["sgd_influence", "vog", "grand"], loop=loop, targets=targets, save=False)
+    assert all(bool(each.values.isfinite().all()) and bool(each.values.any()) for each in scores.values())
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         return iter(Texts().items)
@@ -436,6 +510,18 @@ def test_batches_that_are_tuples_are_recorded_by_attach_and_refused_by_the_callb
     trainer.train()
 
 
+@pytest.mark.parametrize("form", ["attach", "callback"])
+def test_a_collator_that_loses_a_row_is_named(tmp_path, form):
+    callbacks = [assay.huggingface.Recorder(tmp_path / "run")] if form == "callback" else []
+    trainer = trainer_of(tmp_path, callbacks=callbacks, data_collator=lambda items: padded(items[:-1]))
+    if form == "attach":
+        assay.attach(trainer, tmp_path / "run")
+    with pytest.raises(
+        UsageError, match=r"logits of shape \(3, 3\) do not fit a batch of 4 examples, as where collate_fn leaves items out"
+    ):
+        trainer.train()
+
+
 def test_more_refusals(tmp_path):
     trainer = trainer_of(tmp_path)
     assay.attach(trainer, tmp_path / "run")
@@ -456,6 +542,27 @@ def test_more_refusals(tmp_path):
         UsageError, match=r"The model was not called with the whole batch, in which 'assay_keys' is, .* use assay.attach"
     ):
         callback.train()
+
+
+def test_another_version_is_refused_in_words(tmp_path, monkeypatch):
+    def unknown(lacks):
+        return pytest.raises(UsageError, match=rf"This version of transformers.* has no {lacks}, .* tested, 4\.57 and 5\.24")
+
+    trainer = trainer_of(tmp_path)
+    callback = assay.huggingface.Recorder(tmp_path / "callback")
+    with unknown("train_dataloader among what it tells callbacks in on_train_begin"):
+        callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model, optimizer=object())
+    with monkeypatch.context() as patched:
+        patched.delattr(transformers.Trainer, "get_batch_samples")
+        with unknown("get_batch_samples in Trainer"):
+            huggingface.loop_of(trainer)
+    del trainer.args.auto_find_batch_size
+    monkeypatch.delattr(transformers.TrainingArguments, "auto_find_batch_size", raising=False)
+    with unknown("auto_find_batch_size in TrainingArguments"):
+        assay.attach(trainer, tmp_path / "run")
+    del trainer.callback_handler
+    with unknown("callback_handler in Trainer"):
+        assay.attach(trainer, tmp_path / "run")
 
 
 def read_loss(model):
@@ -500,6 +607,36 @@ def test_steps_of_several_batches_are_taken_again(tmp_path, kind, settings, fiel
     assert {name: getattr(loop, name) for name in fields} == fields
     scores = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets={"validation": read_loss})["sgd_influence"]
     assert len(scores.ids) == 22 and bool((scores.values != 0).all())
+
+
+def smoothed(folder, form):
+    own = {"compute_loss_func": mean_loss} if form == "own loss" else {}
+    callbacks = [assay.huggingface.Recorder(folder, seed=SEED)] if form == "callback" else []
+    trainer = trainer_of(folder.parent, callbacks=callbacks, num_train_epochs=1, label_smoothing_factor=0.25, **own)
+    if form != "callback":
+        assay.attach(trainer, folder, seed=SEED)
+    trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("form", "loop"),
+    [("attach", "attached.loop() or assay.huggingface.loop_of(trainer)"), ("callback", "assay.huggingface.loop_of(trainer)")],
+)
+def test_a_run_says_what_its_facts_are_of_and_how_it_is_taken_again(tmp_path, capsys, form, loop):
+    smoothed(tmp_path / "run", form)
+    assert run_app(["inspect", str(tmp_path / "run")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of the logits and the given labels, without the label smoothing of 0.25" in said
+    assert f"of your trainer; in Python, name it: score(run, ['sgd_influence'], loop={loop})." in said
+    with pytest.raises(UsageError, match=f"in Python, call with loop={re.escape(loop)}, targets="):
+        assay.score(tmp_path / "run", "sgd_influence")
+    assert run_app(["score", str(tmp_path / "run"), "loss"]) == 0
+    assert capsys.readouterr().out.count("without the label smoothing of 0.25") == 1
+
+
+def test_nothing_is_said_of_smoothing_where_the_loss_is_not_the_trainers(tmp_path):
+    smoothed(tmp_path / "run", "own loss")
+    assert Run(tmp_path / "run").smoothing == ""
 
 
 class Numbered(Texts):

@@ -4,9 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.nn.functional import cross_entropy as imported
+from torch.utils.data import DataLoader, Subset, TensorDataset, default_collate
 
 import assay
+from assay.cli.app import run_app
 from assay.core.errors import Mismatch, MissingEvidence, OutputExists, UsageError
 from assay.runs.recording import Recording
 from assay.runs.run import Run
@@ -244,6 +246,55 @@ def test_what_cannot_be_recorded_is_refused_and_leaves_nothing_behind(tmp_path, 
     trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "other")]).fit(Module(), DataLoader(dataset(), 4))
 
 
+class ByName(Module):
+    def training_step(self, batch, batch_idx):
+        return imported(self(batch[0]), batch[1])
+
+
+class Soft(Module):
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), F.one_hot(batch[1], 3).float())
+
+
+def loses_a_row(items):
+    return default_collate(items[:-1])
+
+
+ROWS = "as where collate_fn leaves items out, or the loop rows: keep every item that the sampler asks for"
+SEEN = {
+    "imported by its name": (
+        ByName(),
+        None,
+        r"0 times, .* \(its file imports it as imported, .*: call F.cross_entropy\); return",
+    ),
+    "another loss": (
+        Module("nothing"),
+        None,
+        r"0 times, not once, .* \(another loss, or one that was imported by its name, is not",
+    ),
+    "soft labels": (
+        Soft(),
+        None,
+        r"Soft.training_step gives cross_entropy .* and labels of torch.float32 and shape \(4, 3\) in a batch of 4 .*; return",
+    ),
+    "a row lost": (Module(), loses_a_row, r"cross_entropy logits of shape \(3, 3\) .* in a batch of 4 examples, " + ROWS),
+    "a row lost, returned": (
+        Module("logits"),
+        loses_a_row,
+        r"logits of shape \(3, 3\) do not fit a batch of 4 examples, " + ROWS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_the_likely_cause_is_said_where_logits_are_not_found(tmp_path, name):
+    module, collate, words = SEEN[name]
+    with pytest.raises(UsageError, match=words):
+        trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "run")]).fit(
+            module, DataLoader(dataset(), 4, collate_fn=collate)
+        )
+
+
 def test_other_strategies_and_another_version_are_refused(tmp_path):
     from types import SimpleNamespace
 
@@ -266,7 +317,8 @@ def test_other_strategies_and_another_version_are_refused(tmp_path):
             assay.lightning.Recorder(tmp_path / "run", recording).setup(together, Module(), "fit")
     other = SimpleNamespace(fast_dev_run=False, fit_loop=SimpleNamespace())
     with pytest.raises(
-        UsageError, match=r"This version of Lightning keeps its loaders where assay does not find them; install lightning"
+        UsageError,
+        match=r"This version of lightning.* has no _data_source with a dataloader in trainer.fit_loop, .* tested, 2\.5\.6 and 2\.6\.6",
     ):
         recorder.setup(other, Module(), "fit")
 
@@ -310,6 +362,28 @@ def test_values_of_steps_need_the_loss_that_the_module_trains_on(tmp_path):
     assert assay.score(tmp_path / "said", "liveval", save=False)["liveval"].values.isfinite().all()
 
 
+class Smooth(Module):
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1], label_smoothing=0.25)
+
+
+def test_a_run_says_what_its_facts_are_of_and_how_it_is_taken_again(tmp_path, capsys):
+    def said_of(module, data=None, **settings):
+        folder = tmp_path / type(module).__name__
+        callback = assay.lightning.Recorder(folder, data=data, seed=SEED)
+        trainer_of(tmp_path, [callback], max_epochs=1, **settings).fit(module, DataLoader(dataset(), 4, shuffle=True))
+        assert run_app(["inspect", str(folder)]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    said = said_of(Smooth(), accumulate_grad_batches=2, gradient_clip_val=1.0)
+    assert "of the logits and the given labels, without the label smoothing of 0.25" in said
+    more = "accumulate=trainer.accumulate_grad_batches, clip=trainer.gradient_clip_val"
+    assert f"score(run, ['sgd_influence'], loop=assay.Loop(module, trainer.optimizers[0], loader, {more}))." in said
+    said = said_of(Numbers())
+    assert "label smoothing" not in said
+    assert "score(run, ['sgd_influence'], loop=assay.Loop(module, trainer.optimizers[0], loader, losses=losses))." in said
+
+
 class Scaled(Module):
     """Draws nothing at random, and multiplies its loss."""
 
@@ -344,6 +418,24 @@ def test_steps_of_several_batches_are_taken_again(tmp_path):
     targets = {"validation": (dataset(7).tensors[0], dataset().tensors[1])}
     (scores,) = assay.score(run, "sgd_influence", loop=loop, targets=targets, save=False).values()
     assert bool((scores.values != 0).all())
+
+
+def test_live_values_of_accumulated_steps_are_those_of_a_replay(tmp_path):
+    def trained(folder, recording=None, data=None):
+        module, loader = Scaled(1), DataLoader(dataset(), 4, shuffle=True)
+        callback = assay.lightning.Recorder(tmp_path / folder, recording, data=data, seed=SEED)
+        trainer = trainer_of(tmp_path, [callback], accumulate_grad_batches=4)
+        trainer.fit(module, loader)
+        return assay.Loop(module, trainer.optimizers[0], loader, accumulate=4)
+
+    trained("live", Recording(live=["liveval"]), assay.DataSpec(accumulate=4))
+    loop = trained("run")
+    run = Run(tmp_path / "live")
+    assert run.micro_batches(0) == [4, 2] and not run.stopped()
+    live = assay.score(run, "liveval", save=False, strict=True)["liveval"].values
+    again = assay.score(tmp_path / "run", "liveval", loop=loop, save=False)["liveval"].values
+    assert live.any()
+    torch.testing.assert_close(live, again, rtol=1e-5, atol=1e-7)
 
 
 class Numbers(Module):

@@ -5,9 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 import assay
+from assay.cli.app import run_app
 from assay.core.errors import OutputExists, UsageError
 from assay.integrations.data_spec import DataSpec
 from assay.runs.recording import Recording
@@ -41,12 +42,20 @@ class Net(nn.Module):
 def net_of(callbacks, kind=None, **settings):
     chosen = {"criterion": nn.CrossEntropyLoss, "max_epochs": 2, "lr": 0.1, "batch_size": 4, "train_split": None, "verbose": 0}
     return (kind or skorch.NeuralNetClassifier)(
-        Net, callbacks=callbacks, **{**chosen, "iterator_train__shuffle": True, **settings}
+        callbacks=callbacks, **{"module": Net, **chosen, "iterator_train__shuffle": True, **settings}
     )
 
 
-def plain(folder, epochs=2):
-    model = Net()
+class HalfPrecise(Net):
+    """Computes in bf16."""
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x)
+
+
+def plain(folder, epochs=2, kind=Net):
+    model = kind()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loader = DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)), 4, shuffle=True)
     with assay.record(folder, model, optimizer, loader, seed=SEED) as recorder:
@@ -76,6 +85,16 @@ def test_facts_and_weights_are_those_of_a_plain_loop(tmp_path, workers):
     from sklearn.base import clone
 
     assert clone(net).callbacks[0].folder == tmp_path / "callback"
+
+
+def test_bf16_gives_the_facts_and_weights_of_a_plain_loop(tmp_path):
+    net = net_of([assay.skorch.Recorder(tmp_path / "callback", seed=SEED)], module=HalfPrecise)
+    net.fit(X, Y)
+    run, model = plain(tmp_path / "plain", kind=HalfPrecise)
+    recorded = Run(tmp_path / "callback")
+    for epoch in range(2):
+        assert recorded.commits[epoch].shard.sums == run.commits[epoch].shard.sums
+    assert all(torch.equal(a, b) for a, b in zip(net.module_.state_dict().values(), model.state_dict().values(), strict=True))
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -132,6 +151,21 @@ def test_methods_that_take_the_training_again(tmp_path):
     targets = {"validation": (torch.from_numpy(X) + 1, torch.from_numpy(Y))}
     scores = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=targets, save=False)["sgd_influence"]
     assert scores.values.isfinite().all() and len(scores.ids) == EXAMPLES
+
+
+def test_a_run_says_what_its_facts_are_of_and_how_it_is_taken_again(tmp_path, capsys):
+    def said_of(folder, **settings):
+        net_of([assay.skorch.Recorder(tmp_path / folder, seed=SEED)], max_epochs=1, **settings).fit(X, Y)
+        assert run_app(["inspect", str(tmp_path / folder)]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    whole, part = "net.get_dataset(X, y)", "net.get_split_datasets(X, y)[0]"
+    loop = "score(run, ['sgd_influence'], loop=assay.Loop(net.module_, net.optimizer_, net.get_iterator({}, training=True){}))."
+    said = said_of("plain", train_split=skorch.dataset.ValidSplit(4))
+    assert "label smoothing" not in said and loop.format(part, "") in said
+    said = said_of("smooth", criterion__label_smoothing=0.25)
+    assert "of the logits and the given labels, without the label smoothing of 0.25" in said
+    assert loop.format(whole, ", losses=losses") in said
 
 
 def test_a_run_is_gone_on_with(tmp_path):
@@ -239,6 +273,41 @@ def test_what_cannot_be_recorded_is_refused(tmp_path):
             net.fit(X, X[:, :3])
     with pytest.raises(UsageError, match="folder= is 7"):
         assay.skorch.Recorder(7)
+
+
+class Elsewhere(skorch.NeuralNetClassifier):
+    """Keeps its optimizers where another version may."""
+
+    def on_train_begin(self, *args, **kwargs):
+        super().on_train_begin(*args, **kwargs)
+        self.__dict__.pop("_optimizers", None)
+
+
+def test_another_version_is_refused_in_words(tmp_path):
+    with pytest.raises(
+        UsageError, match=r"This version of skorch.* has no _optimizers in Elsewhere, .* install one that is tested, 1\.3\.1 and"
+    ):
+        net_of([assay.skorch.Recorder(tmp_path / "run")], Elsewhere).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("kind", "criterion", "targets", "words"),
+    [
+        (None, nn.CrossEntropyLoss, Y, r"logits of shape \(3, 3\) do not fit a batch of 4 examples, as where collate_fn leaves"),
+        (
+            skorch.NeuralNetRegressor,
+            nn.MSELoss,
+            X[:, :3],
+            "there are 3 losses for a batch of 4 examples, as where collate_fn leaves",
+        ),
+    ],
+    ids=["classes", "numbers"],
+)
+def test_a_collator_that_loses_a_row_is_named(tmp_path, kind, criterion, targets, words):
+    recorder = assay.skorch.Recorder(tmp_path / "run")
+    net = net_of([recorder], kind, criterion=criterion, iterator_train__collate_fn=lambda items: default_collate(items[:-1]))
+    with pytest.raises(UsageError, match=words):
+        net.fit(X, targets)
 
 
 def test_the_probability_of_class_1_is_recorded_as_its_logarithms(tmp_path):

@@ -174,6 +174,8 @@ def score_(
         )
     for of, titles in made_of(table).items():
         say(f"{', '.join(titles)}: made of {of}")
+    if opened.smoothing:
+        say(f"The recorded facts are {opened.smoothing}.")
     for title, one in table.items():
         for name, value in one.diagnostics.items():
             if name == MADE_OF:

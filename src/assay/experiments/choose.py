@@ -27,7 +27,7 @@ from ..replay.loop import Loop
 from ..replay.replay import Replay
 from ..replay.targets import Given
 from ..runs.run import DRAWN, Run
-from .evidence import Agreed, data_of, gather_together, given_rows, models_instead, open_replay
+from .evidence import Agreed, data_of, gather_together, given_rows, loop_in_words, models_instead, open_replay
 from .models import members_of
 from .plan import has_plan
 from .saved_scores import parents_of
@@ -255,7 +255,7 @@ def looked_at(
             what = "model and data assay does" if replayed(policy) else "data assay does"
             raise UsageError(
                 f"{run.folder} was recorded in your own loop, whose {what} not know; in Python, give {verb}(..., "
-                f"loop=assay.Loop(model, optimizer, loader)){instead}."
+                f"loop={loop_in_words(run)}){instead}."
             )
     seen, content, agreed = dict[str, Tensor](), dict[str, str](), Agreed()
     for name in inputs_asked(policy):

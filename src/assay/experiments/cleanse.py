@@ -25,7 +25,7 @@ from ..replay.targets import Given, MeanLoss, accuracy
 from ..runs.artefacts import finished, load_curve, load_removal, save_curve, save_removal
 from ..runs.run import Run
 from .detection import check_dataset
-from .evidence import identity, open_replay
+from .evidence import identity, loop_in_words, open_replay
 from .execution import MOVED, REPLAYING, Execution
 from .plan import has_plan, plan_of
 from .progress import Progress
@@ -361,7 +361,7 @@ def curve_replay(
         if loop is None:
             raise UsageError(
                 f"{run.folder} was recorded in your own loop, whose model and data assay does not know; in Python, give cleanse(..., "
-                "loop=assay.Loop(model, optimizer, loader), targets={'validation': (inputs, labels), 'test': (inputs, labels)})."
+                f"loop={loop_in_words(run)}, targets={{'validation': (inputs, labels), 'test': (inputs, labels)}})."
             )
         if unread := [name for name in targets or {} if name not in (VALIDATION, TEST)]:
             raise UsageError(f"A curve reads the targets 'validation' and 'test', not {unread[0]!r}; leave it out.")

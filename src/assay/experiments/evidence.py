@@ -29,7 +29,7 @@ from ..replay.replay import Replay, TrainMany
 from ..replay.replayable import ReplayableTraining
 from ..replay.targets import PART, Given, MeanLoss, Target
 from ..runs.epochs import LabelEpochs, MeanEpochs, RecordedEpochs
-from ..runs.run import Run
+from ..runs.run import AGAIN, Run
 from ..training.batches import TrainingData
 from ..training.state import TrainingState
 from .games import game_of
@@ -235,7 +235,7 @@ def open_replay(
             beside = "" if asked is not None and not asked else ", targets={'validation': (inputs, labels)}"
             raise UsageError(
                 f"{run.folder} was recorded in your own loop, whose model and data assay does not know; in Python, call with "
-                f"loop=assay.Loop(model, optimizer, loader){beside}."
+                f"loop={loop_in_words(run)}{beside}."
             )
         if texts:
             raise UsageError(
@@ -262,6 +262,13 @@ def open_replay(
         replay.cautions = tuple(agreement.cautions)
     replay.remarks.update(check_disjoint(replay, asked))
     return replay
+
+
+def loop_in_words(run: Run) -> str:
+    """The Python by which the training of a run is given to what takes it again, as its trainer makes it."""
+    said = str(run.header.about.get(AGAIN, "assay.Loop(model, optimizer, loader)"))
+    # A trainer that knows the loss of its model says so itself.
+    return f"{said[:-1]}, losses=losses)" if run.task != "classes" and "Loop(" in said and "losses=" not in said else said
 
 
 def models_instead(run: Run) -> str:
@@ -299,7 +306,7 @@ def data_of(run: Run, loop: Loop | None = None, agreed: Agreed | None = None) ->
     if loop is None:
         raise UsageError(
             f"{run.folder} was recorded in your own loop, whose data assay does not know; in Python, give score(..., "
-            "loop=assay.Loop(model, optimizer, loader)), or rows of your own, inputs={NAME: rows} with the option "
+            f"loop={loop_in_words(run)}), or rows of your own, inputs={{NAME: rows}} with the option "
             "features=rows:NAME."
         )
     training = LoopTraining(run, loop)

@@ -242,7 +242,7 @@ def report_data(
         cleaning=cleaning if verdict is None else None,
         origins=_origins(run, scores, decision, curves, verdict),
         notes=tuple(
-            filter(None, (note, unseen, strangers, _pass_note(run), *unmeasured, *unread, unsought, *_reader_notes(run)))
+            filter(None, (note, unseen, strangers, *_pass_notes(run), *unmeasured, *unread, unsought, *_reader_notes(run)))
         ),
         summary=summary_of(Known(run, scores, decision, verdict, cleaning, learning, by_class, counted)),
         learning=learning,
@@ -537,6 +537,10 @@ def _origins(
 
 def _reader_notes(run: Run) -> Sequence[str]:
     return run.header.about.get("notes", ()) if has_plan(run) else ()  # type: ignore[return-value]
+
+
+def _pass_notes(run: Run) -> tuple[str, str]:
+    return _pass_note(run), f"The recorded facts are {run.smoothing}." if run.smoothing else ""
 
 
 def _pass_note(run: Run) -> str:

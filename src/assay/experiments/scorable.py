@@ -19,8 +19,8 @@ from ..core.selection import AbstractSelector
 from ..learners import parse as parse_learner
 from ..methods import catalogue, parse
 from ..replay.config import ReplayConfig
-from ..runs.run import Run
-from .evidence import gather, models_instead
+from ..runs.run import AGAIN, Run
+from .evidence import gather, loop_in_words, models_instead
 from .plan import folds_of, has_plan
 from .request import Request
 
@@ -279,8 +279,8 @@ def needed_beside(run: Run, method: AbstractMethod) -> str:
         asked = f"{method.name}:features=rows:NAME"
         return f"{what}, of which {run.folder} knows nothing; give rows of your own: score(run, [{asked!r}], inputs={{'NAME': rows}})."
     if not has_plan(run):
-        by = ", losses=losses" if run.task != "classes" else ""
-        return f"{what} of your own loop; in Python, name it: score(run, [{method.title!r}], loop=assay.Loop(model, optimizer, loader{by}))."
+        whose = "your trainer" if AGAIN in run.header.about else "your own loop"
+        return f"{what} of {whose}; in Python, name it: score(run, [{method.title!r}], loop={loop_in_words(run)})."
     held = run.header.about["plan"].get("validation")  # type: ignore[attr-defined]
     if VALIDATION in method.asks.named_targets and not held:
         return f"{what} and asks for validation examples, of which the plan held out none; record with --validation 0.1."

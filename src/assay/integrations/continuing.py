@@ -17,7 +17,7 @@ from ..runs.packing import unpack
 from ..runs.paths import RunPaths
 from ..runs.recorder import check_place
 from ..runs.recording import Recording
-from ..runs.run import Run
+from ..runs.run import AGAIN, Run
 from ..training.wrappers import names_inside, unwrapped
 from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
@@ -61,6 +61,10 @@ class Asked:
                 f"id_field={self.data.id_field!r} is for loops over recorder.epoch(), and a trainer's batches carry positions in its dataset; leave it out, "
                 "and give ids= by position, or none."
             )
+
+    def taken_again_by(self, loop: str) -> "Asked":
+        """The same, with a fact about the run that says how the training is taken again: `loop`, as Python."""
+        return dataclasses.replace(self, about={**(self.about or {}), AGAIN: loop})
 
     def check_new(self, way: str) -> None:
         """Refuse a folder that holds a run already; `way` says how the trainer goes on with one.

@@ -34,6 +34,7 @@ from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
 from .model_losses import OWN, CountedTokens, ModelLosses, ModelTask, losses_of_step, task_of
 from .processes import first_process
+from .versions import check_has, check_prepared, unknown_version
 
 try:
     from transformers import TrainerCallback
@@ -44,6 +45,20 @@ CURE = "let the Trainer train on every batch of an epoch, and set max_steps to w
 WRAPPED = ("train", "get_train_dataloader", "training_step", "compute_loss")
 """The methods of a Trainer that `attach` looks into; all are public."""
 WAY = "trainer.train(resume_from_checkpoint=True)"
+ARGUMENTS = (
+    *(
+        "n_gpu",
+        "world_size",
+        "deepspeed",
+        "fsdp",
+        "fsdp_config",
+        "auto_find_batch_size",
+        "train_batch_size",
+        "dataloader_drop_last",
+    ),
+    *("gradient_accumulation_steps", "label_smoothing_factor", "max_grad_norm", "torch_compile", "device"),
+)
+"""What is read of a Trainer's arguments."""
 EVAL = "record with assay.Recording(view='eval'), which passes over every example after each epoch"
 
 
@@ -115,6 +130,7 @@ class Events(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self._recorder: LoopRecorder | None = None
         self._task, self._labelled = ModelTask(None, None), False
         self._first = 0
+        self._again, self._own = "assay.huggingface.loop_of(trainer)", False
 
     @property
     def recorder(self) -> LoopRecorder:
@@ -179,9 +195,13 @@ class Events(TrainerCallback):  # type: ignore[misc, unused-ignore]
         if data.forward is None and data.task != "losses" and self.recording.view == "eval":
             data = dataclasses.replace(data, forward=self.forward)
         went = state.global_step / math.ceil(len(loader) / args.gradient_accumulation_steps)
-        asked = Asked(self.folder, self.recording, data, self._seed, self._about)
+        again = self._again if self._data.losses is cross_entropies else f"{self._again[:-1]}, losses=losses)"
+        asked = Asked(self.folder, self.recording, data, self._seed, self._about).taken_again_by(again)
         made = asked.begin(model, optimizer, loader, went=went, way=WAY)
         self._first = math.floor(went) - made.epochs
+        if not self._own and self._data.losses is cross_entropies:
+            # Facts are made of the model's logits, whatever the Trainer makes of the labels in its loss.
+            made.recorder.smoothing = float(args.label_smoothing_factor)
         return made
 
     def _leave(self) -> None:
@@ -216,6 +236,7 @@ class Attached(Events):
         self._labels = _label_names(trainer)
         self._trainer = trainer
         self._compute_loss = trainer.compute_loss
+        self._again, self._own = f"attached.loop() or {self._again}", _own_loss(trainer)
         self._loader: DataLoader | None = None
         self._keyed: DataLoader | None = None
         self._training = self._stepping = self._recorded = False
@@ -252,6 +273,7 @@ class Attached(Events):
         if not self._training or self._recorder is not None:
             return made
         check_loader(made)
+        check_prepared(made)
         self._loader = made
         self._keyed = keyed_copy(made, lasting_workers=self._seed is None, collate=DictCollate)
         return self._keyed
@@ -368,12 +390,15 @@ def attach(
     """
     recording = recording or Recording()
     for name in (*WRAPPED, "callback_handler", "args", "model"):
+        if not hasattr(trainer, name) and _of_the_library(type(trainer)):
+            raise unknown_version("transformers", f"no {name} in {type(trainer).__name__}")
         if not hasattr(trainer, name):
             raise UsageError(
                 f"attach: trainer= is a {type(trainer).__name__} without {name}; give a transformers.Trainer, or record a loop of your own by assay.record."
             )
     if any(isinstance(callback, Events) for callback in trainer.callback_handler.callbacks):
         raise UsageError("This trainer is recorded already; call detach() on what attach returned, or build another trainer.")
+    check_has("transformers", trainer.args, *ARGUMENTS)
     _check_trainer(trainer, recording, data or DataSpec())
     if _own_loss(trainer) and (data is None or data.losses is cross_entropies):
         steps = [str(method) for method in recording.live if isinstance(parse(method), AbstractStepMethod)]
@@ -440,8 +465,13 @@ class Recorder(Events):
     ) -> None:
         """Begin to record, or go on with the run that the checkpoint belongs to."""
         self._leave()
+        for name, part in (("model", model), ("optimizer", optimizer), ("train_dataloader", train_dataloader)):
+            if part is None:
+                raise unknown_version("transformers", f"no {name} among what it tells callbacks in on_train_begin")
+        check_has("transformers", args, *ARGUMENTS)
         _check_arguments(args, self.recording)
         check_loader(train_dataloader)
+        check_prepared(train_dataloader)
         if args.torch_compile:
             raise UsageError(
                 "torch_compile=True hides from a callback what the model is given; use assay.attach(trainer, folder)."
@@ -589,6 +619,8 @@ def _loop(
     trainer: Any, changes: Mapping[str, Any], loader: Any = None, first: int = 0, compute_loss: Callable[..., Any] | None = None
 ) -> Loop:
     args = trainer.args
+    check_has("transformers", trainer, "get_batch_samples", "model_accepts_loss_kwargs", "create_optimizer", "label_names")
+    check_has("transformers", args, *ARGUMENTS)
     if _own_loss(trainer) and "losses" not in changes:
         raise UsageError(
             f"{type(trainer).__name__} computes a loss of its own; give the loss of each example as losses=, a function of (model, batch)."
@@ -692,8 +724,11 @@ def _own_loss(trainer: Any) -> bool:
 
 def _library_computes(trainer: Any) -> bool:
     """Whether the Trainer's method that computes the loss is the library's."""
-    home = getattr(type(trainer).compute_loss, "__module__", "") or ""
-    return home.split(".")[0] == "transformers"
+    return _of_the_library(type(trainer).compute_loss)
+
+
+def _of_the_library(what: Any) -> bool:
+    return (getattr(what, "__module__", "") or "").split(".")[0] == "transformers"
 
 
 def _check_trainer(trainer: Any, recording: Recording, data: DataSpec) -> None:

@@ -18,12 +18,14 @@ from ..core.errors import Mismatch, UsageError
 from ..replay.generators import inside_shares, sampler_of
 from ..replay.keyed import KeyedBatch, check_loader, ids_of, keyed_copy
 from ..replay.losses import cross_entropies
+from ..runs.given_values import LOST
 from ..runs.recording import Recording
 from .batch_keys import check_one_label, labels_in, logits_of
 from .continuing import Asked
 from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
 from .processes import Shares, connected
+from .versions import unknown_version
 
 try:
     from lightning.pytorch import Callback
@@ -45,6 +47,8 @@ class LossTap:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Tensor, Tensor]] = []
+        self.smoothing = 0.0
+        """The label smoothing of the newest call."""
         self.altered = ""
         """What makes a call another loss than the mean cross-entropy; empty if nothing does."""
         self._original: Callable[..., Any] | None = None
@@ -52,7 +56,7 @@ class LossTap:
     def start(self) -> None:
         """Begin to look."""
         self.stop()
-        self.calls, self.altered = [], ""
+        self.calls, self.altered, self.smoothing = [], "", 0.0
         original = self._original = F.cross_entropy
         arguments = inspect.signature(original)
 
@@ -61,6 +65,7 @@ class LossTap:
             if isinstance(input, Tensor) and isinstance(target, Tensor):
                 self.calls.append((input.detach(), target))
                 given = arguments.bind(input, target, *args, **kwargs).arguments
+                self.smoothing = float(given.get("label_smoothing", 0.0))
                 names = {"weight": None, "label_smoothing": 0.0, "reduction": "mean"}
                 self.altered = ", ".join(
                     name for name, usual in names.items() if given.get(name, usual) is not usual and given[name] != usual
@@ -73,6 +78,13 @@ class LossTap:
         """Look no more."""
         if self._original is not None:
             F.cross_entropy, self._original = self._original, None
+
+    @staticmethod
+    def held_by(function: Any) -> str:
+        """The name by which a function calls a cross_entropy that its file imported itself; empty if it does not. To be asked while nobody looks."""
+        plain = inspect.unwrap(function)
+        names = getattr(getattr(plain, "__code__", None), "co_names", ())
+        return next((name for name in names if plain.__globals__.get(name) is F.cross_entropy), "")
 
     def found(self, size: int) -> list[tuple[Tensor, Tensor]]:
         """Logits and labels of the calls for a batch of so many examples."""
@@ -164,9 +176,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
 
     def _check(self, trainer: Any, pl_module: Any) -> None:
         if not hasattr(getattr(trainer.fit_loop, "_data_source", None), "dataloader"):
-            raise UsageError(
-                "This version of Lightning keeps its loaders where assay does not find them; install lightning 2.5 or 2.6, or record a loop of your own."
-            )
+            raise unknown_version("lightning", "no _data_source with a dataloader in trainer.fit_loop")
         if trainer.world_size > 1:
             self._check_together(trainer)
         if trainer.overfit_batches:
@@ -258,7 +268,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
             )
         midway = bool(getattr(trainer.fit_loop, "restarted_mid_epoch", False))
         optimizers = trainer.optimizers
-        self._recorder = self._asked.begin(
+        self._recorder = self._asked.taken_again_by(self._again(trainer)).begin(
             pl_module,
             optimizers[0] if len(optimizers) == 1 else optimizers,
             self._loader,
@@ -267,6 +277,16 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         )
         self._recorder.keyed(self._keyed)
         self._begun, self._open = 0, False
+
+    def _again(self, trainer: Any) -> str:
+        """How the training is taken again, as Python."""
+        norm = trainer.gradient_clip_val and str(trainer.gradient_clip_algorithm or "norm").endswith("norm")
+        more = {
+            "losses=losses": self._asked.data.losses is not cross_entropies,
+            "accumulate=trainer.accumulate_grad_batches": trainer.accumulate_grad_batches > 1,
+            "clip=trainer.gradient_clip_val": norm,
+        }
+        return f"assay.Loop({', '.join(('module', 'trainer.optimizers[0]', 'loader', *(words for words, so in more.items() if so)))})"
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin an epoch."""
@@ -318,21 +338,49 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         if logits is not None:
             labels = labels_in(outputs) if labels_in(outputs) is not None else labels_in(batch)
         else:
-            found = self._tap.found(self._size)
-            if len(found) != 1:
-                raise UsageError(
-                    f"{name} returns no logits, and called F.cross_entropy (or nn.CrossEntropyLoss) {len(found)} times, not once, with class logits of the "
-                    f"batch; return {{'loss': loss, 'logits': logits, 'labels': labels}}, or where examples have no class {{'loss': loss, 'losses': losses}} with "
-                    f"the loss of each, or {EVAL}."
-                )
-            logits, labels = found[0]
+            logits, labels = self._seen_in(pl_module, name)
         check_one_label(logits, labels, name)
         if self._tap.altered and self._asked.data.losses is cross_entropies and self._recorder.alongside.step_methods:
             self._recorder.alongside.stop_steps(
                 f"{name} gives cross_entropy {self._tap.altered}, and steps are valued by the mean cross-entropy; give data=assay.DataSpec(losses=...), the loss "
                 "of each example of a batch as the module has it."
             )
+        self._recorder.recorder.smoothing = self._tap.smoothing
         self._recorder.batch(logits, labels)
+
+    def _seen_in(self, pl_module: Any, name: str) -> tuple[Tensor, Tensor]:
+        """Logits and labels that the module gave to cross_entropy.
+
+        Raises:
+            UsageError: There are not those of one call, for each example of the batch.
+        """
+        calls, found = self._tap.calls, self._tap.found(self._size)
+        if len(found) == 1:
+            return found[0]
+        returned = (
+            f"return {{'loss': loss, 'logits': logits, 'labels': labels}}, or where examples have no class {{'loss': loss, 'losses': losses}} with the loss of "
+            f"each, or {EVAL}"
+        )
+        if calls and not found:
+            logits, labels = calls[0]
+            fewer = logits.ndim == 2 and len(logits) < self._size and not labels.is_floating_point()
+            cure = f", {LOST}" if fewer else f", so these are not the logits and the class of each; {returned}"
+            raise UsageError(
+                f"{name} gives cross_entropy logits of shape {tuple(logits.shape)} and labels of {labels.dtype} and shape {tuple(labels.shape)} in a batch of "
+                f"{self._size} examples{cure}."
+            )
+        why = ""
+        if not calls:
+            held = self._tap.held_by(type(pl_module).training_step)
+            why = (
+                f" (its file imports it as {held}, by which name a call is not seen: call F.cross_entropy)"
+                if held
+                else " (another loss, or one that was imported by its name, is not seen)"
+            )
+        raise UsageError(
+            f"{name} returns no logits, and called F.cross_entropy (or nn.CrossEntropyLoss) {len(found)} times, not once, with class logits of the batch{why}; "
+            f"{returned}."
+        )
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """End and commit the epoch."""

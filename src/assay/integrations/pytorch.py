@@ -33,6 +33,7 @@ from .loop_recorder import LoopRecorder
 from .loop_state import Parts, Stateful, saved_state
 from .processes import Processes, check_not_alone, check_shared
 from .selecting import LiveSelection, Selecting
+from .versions import check_prepared
 
 SELECTOR = "the live selector"
 """Name of the state of a live selector in the checkpoints."""
@@ -110,6 +111,7 @@ def record(
     """
     recording, data = recording or Recording(), data or DataSpec()
     check_loader(loader, data.id_field)
+    check_prepared(loader)
     if not isinstance(model, nn.Module):
         raise UsageError(f"model= is a {type(model).__name__}, no torch module; give the nn.Module that is trained.")
     inner, taking = unwrapped(model), inner_optimizer(optimizer)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from ..core.accumulators import AbstractStepMethod
 from ..core.arguments import checked_arguments
@@ -19,12 +19,14 @@ from ..methods import parse
 from ..replay.keyed import KeyedBatch, behind_subsets, check_loader, keyed_copy
 from ..replay.losses import Losses, cross_entropies, pair
 from ..runs.recording import Recording
+from ..runs.run import AGAIN
 from ..training.batches import placed
 from .continuing import Asked
 from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
 from .model_losses import losses_of_step
 from .pytorch import record
+from .versions import unknown_version
 
 try:
     from skorch.callbacks import Callback
@@ -224,6 +226,9 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
             ids = data.ids if isinstance(data.ids, Ids) else Ids(data.ids)
             if len(ids) == len(whole):
                 data = dataclasses.replace(data, ids=ids.take(places))
+        # A net that was initialized names its optimizers there.
+        if not getattr(net, "_optimizers", None):
+            raise unknown_version("skorch", f"no _optimizers in {type(net).__name__}")
         optimizers = [getattr(net, f"{name}_") for name in net._optimizers]
         self.recorder_ = record(
             self.folder,
@@ -233,9 +238,11 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
             recording,
             data=data,
             seed=self.seed,
-            about=self.about,
+            about={**(self.about or {}), AGAIN: _again(net, loader, own)},
             resume=self.resume,
         )
+        if not own:
+            self.recorder_.recorder.smoothing = float(getattr(net.criterion_, "label_smoothing", 0.0))
         keyed = keyed_copy(loader, lasting_workers=self.seed is None)
         self.recorder_.keyed(keyed)
         return Handed(keyed, self)
@@ -325,6 +332,15 @@ def _plain_loss(net: Any) -> bool:
         and not getattr(criterion, "label_smoothing", 0.0)
         and getattr(criterion, "reduction", "") == "mean"
         and (getattr(type(net).get_loss, "__module__", "") or "").split(".")[0] == "skorch"
+    )
+
+
+def _again(net: Any, loader: DataLoader, own: bool) -> str:
+    """How the training of a net is taken again, as Python; with losses of the user's own where they are needed."""
+    data = "net.get_dataset(X, y)" if not isinstance(loader.dataset, Subset) else "net.get_split_datasets(X, y)[0]"
+    needed = own or _gives(net) != "logits" or not _plain_loss(net)
+    return (
+        f"assay.Loop(net.module_, net.optimizer_, net.get_iterator({data}, training=True){', losses=losses' if needed else ''})"
     )
 
 

@@ -15,6 +15,12 @@ BY_LOSSES = (
 )
 """The cure where examples have no class."""
 
+LOST = (
+    "as where collate_fn leaves items out, or the loop rows: keep every item that the sampler asks for, and leave examples out before, by a "
+    "torch.utils.data.Subset of the dataset"
+)
+"""The likely cause, and its cure, where there are fewer rows than examples in a batch."""
+
 
 def check_logits(logits: Any, examples: int, where: str) -> None:
     """Refuse what is no row of class logits, or one number, for each example.
@@ -24,6 +30,8 @@ def check_logits(logits: Any, examples: int, where: str) -> None:
     """
     if not isinstance(logits, Tensor):
         raise UsageError(f"{where}: logits are {type(logits).__name__}; give the torch tensor that the model returns.")
+    if logits.ndim in (1, 2) and len(logits) < examples:
+        raise UsageError(f"{where}: logits of shape {tuple(logits.shape)} do not fit a batch of {examples} examples, {LOST}.")
     if logits.ndim not in (1, 2) or len(logits) != examples:
         raise UsageError(
             f"{where}: logits of shape {tuple(logits.shape)} do not fit a batch of {examples} examples; "
@@ -74,6 +82,8 @@ def check_losses(losses: Any, examples: int, where: str) -> None:
     Raises:
         UsageError: They are of another shape or type.
     """
+    if isinstance(losses, Tensor) and losses.ndim == 1 and len(losses) < examples:
+        raise UsageError(f"{where}: there are {len(losses)} losses for a batch of {examples} examples, {LOST}.")
     if not isinstance(losses, Tensor) or losses.shape != (examples,) or not losses.is_floating_point():
         raise UsageError(
             f"{where}: losses are {_kind(losses)}; give a tensor with one real number for each of the batch's {examples} examples, such as "

@@ -62,10 +62,12 @@ class Observations(abc.ABC):
         validation_sums: Sum of the losses and number of the validation examples of each class in this epoch; None where there were none.
         processes: How many processes train together, each on a part of an epoch that `merge` takes in. An example that comes again, because their
             samplers fill up the last batches, is then counted, and the facts of its first visit are kept.
+        smoothing: The label smoothing of the loss that is trained on, where it is known and is none of the facts; stays until it is set again.
     """
 
     header: Header
     processes = 1
+    smoothing = 0.0
 
     def __init__(self, paths: RunPaths, ids: Ids, alongside: Alongside, class_names: Sequence[str] | None = None):
         """Know what is known before anything is observed; `header` is to be set, and `_clear` called, before an epoch."""

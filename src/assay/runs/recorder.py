@@ -390,6 +390,7 @@ class Recorder(Observations):
             at=now(),
             elsewhere=self._elsewhere(),
             processes=self.processes if self.processes > 1 else None,
+            smoothing=self.smoothing or None,
             autocast=dict(self.autocast) or None,  # type: ignore[arg-type]  # held to its names when it is made
         )
         # Once more, because the files of a large epoch take a while.

@@ -29,6 +29,9 @@ from .tables import read_examples
 DRAWN = "drawn from"
 """The fact about a run that says of which dataset its examples are a part."""
 
+AGAIN = "taken again by"
+"""The fact about a run that says how the training is given to methods that take it again, as Python: by a trainer whose recorder knows it."""
+
 SAVED_RATES = "saved_rates"
 """Tensor of a shard whose model somebody saved: the learning rate of each parameter group then."""
 
@@ -172,6 +175,15 @@ class Run:
                     commit.epoch
                 )
         return tuple(f"epochs {listed(epochs, len(epochs))} by {how}" for how, epochs in words.items())
+
+    @property
+    def smoothing(self) -> str:
+        """What the recorded facts are of, in words, where the loss that was trained on is known to have smoothed labels; empty elsewhere."""
+        amounts = sorted({commit.smoothing for commit in self.commits if commit.smoothing})
+        if not amounts:
+            return ""
+        of = " and ".join(f"{amount:.4g}" for amount in amounts)
+        return f"of the logits and the given labels, without the label smoothing of {of} that the loss has which was trained on"
 
     def _commit(self, epoch: int) -> Commit:
         if not 0 <= epoch < self.epochs:

@@ -124,7 +124,8 @@ class Commit(FrozenModel):
     `start`, in the first line, is the state before training; `skipped` is the number of batches trained on since the last epoch, in an
     epoch that was left early and not recorded; `elsewhere` names, for an epoch recorded after an interruption, the code, torch, machine and
     so on, as far as they differ from the header's; `autocast` is the type in which the model computed under torch.autocast, by device;
-    `processes` is how many trained together, each on a batch of its own in every step.
+    `processes` is how many trained together, each on a batch of its own in every step; `smoothing` is the label smoothing of the loss that was
+    trained on, where it is known to have one.
     """
 
     epoch: Count
@@ -142,6 +143,7 @@ class Commit(FrozenModel):
     elsewhere: dict[Literal["code", "torch", "machine", "threads", "device"], str | Threads] | None = None
     autocast: dict[Literal["cpu", "cuda"], Literal["float16", "bfloat16", "float32"]] | None = None
     processes: Annotated[int, pydantic.Field(ge=2, le=MOST_PROCESSES)] | None = None
+    smoothing: Annotated[float, pydantic.Field(gt=0, le=1)] | None = None
 
     @property
     def misnamed(self) -> str | None:
@@ -160,7 +162,7 @@ class Commit(FrozenModel):
     def line(self) -> str:
         """The JSON of the commit, a tab, and its CRC-32."""
         # Left out where they say nothing, so that assays before them read the line.
-        silent = {name for name in ("elsewhere", "autocast", "processes") if getattr(self, name) is None}
+        silent = {name for name in ("elsewhere", "autocast", "processes", "smoothing") if getattr(self, name) is None}
         body = self.model_dump_json(exclude=silent)
         return f"{body}\t{zlib.crc32(body.encode()):08x}"
 
