@@ -55,7 +55,7 @@ def test_what_commands_train_on_a_run(run, quick):
     }
     counts = {name: one.trainings for name, one in found.items()}
     # Counts of half of 397 examples: 1, 3, 10, 30, 100, 198.
-    assert counts == {"verify": 12, "cleanse": 1 + 6 * 4, "lds": 30, "leave-one-out": 397, "probe": 1}
+    assert counts == {"verify": 12, "cleanse": 1 + 6 * 4, "lds": 30, "leave-one-out": 1 + 397, "probe": 1}
     everything = arms(decided(run), run.labels, 1)[2]
     assert {one.steps for one in found.values()} == {train_arm(small.plan().plain(), everything, 1).steps}
     assert all(one.seconds_per_step > 0 for one in found.values())

@@ -147,7 +147,7 @@ def test_what_is_finished_is_not_trained_again(mine, monkeypatch):
     monkeypatch.setattr(
         retraining.Retraining, "each", lambda self, without, *rest: groups.extend(without) or each(self, without, *rest)
     )
-    monkeypatch.setattr(module, "fresh_losses", lambda work, seed: fresh.append(seed) or losses(work, seed))
+    monkeypatch.setattr(module, "fresh_losses", lambda work, seed, keep: fresh.append(seed) or losses(work, seed, keep))
     first = lds(mine, ["tracin"], grid=GRID, save=True)
     assert len(groups) == 6 and sorted(fresh) == [1] * 6 + [2] * 6
     assert load_lds(mine.paths.lds(name_of(first))).fingerprint == first.fingerprint

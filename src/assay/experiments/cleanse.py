@@ -191,12 +191,12 @@ def trained_without(
     files = [run.paths.trial(shelf or "", f"{arm}-{count}-{_print_of(group)}", seed) for arm, count, seed, group in wanted]
     done = {place: old for place, file in enumerate(files) if shelf and (old := finished(load_removal, file)) is not None}
     progress.advance(task, len(done), len(wanted), "taken from an earlier run" if done else "")
-    due = [place for place in range(len(wanted)) if place not in done]
+    due = len(done) < len(wanted)
     last = trainings.replay.epochs[-1]
     steps = last if retrain == "last" else range(last.stop)
-    quiet = dataclasses.replace(trainings, progress=Progress())
-    for one in quiet.each([wanted[place][3] for place in due], steps, MEASURED, form):
-        place = due[one.place]
+    quiet = dataclasses.replace(trainings, progress=Progress(), save=shelf is not None, passing=True)
+    for one in quiet.each([group for *_, group in wanted], steps, MEASURED, form, tuple(done)) if due else ():
+        place = one.place
         arm, count, seed, _ = wanted[place]
         right, loss, test_right, test_loss = one.values
         done[place] = removal = Removal(arm, count, seed, right, loss, test_right, test_loss, one.seconds)

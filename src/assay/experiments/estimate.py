@@ -214,7 +214,7 @@ def estimate_retraining(run: str | Path | Run, *, seeds: int = 5, draws: int = 5
         Cost(f"verify, {seeds} seeds", 3 * seeds, steps, alone, 3 * seeds * OUTCOME),
         Cost(f"cleanse --retrain all, {counts} counts, {draws} draws", removals, steps, seconds, removals * OUTCOME, threads),
         Cost(f"lds, {grid.subsets} subsets", number, steps, seconds, number * OUTCOME, threads),
-        Cost("leave-one-out", examples, steps, seconds, 8 * examples, threads),
+        Cost("leave-one-out", 1 + examples, steps, seconds, 8 * examples, threads),
         Cost("probe", 1, steps, seconds, grown, threads),
     ]  # fmt: skip
 

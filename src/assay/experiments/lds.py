@@ -36,13 +36,14 @@ from .cleanse import TEST, undecided
 from .evidence import Agreed, gather, open_replay, shown_data
 from .execution import Execution, Save, check_save
 from .held_out import held_out_asked, held_out_of
+from .kept_state import StateKeeper
 from .models import members_of, open_models
 from .plan import Plan, has_plan, load_data, plan_of
 from .request import Request
 from .retraining import Retraining
 from .scorable import asks_targets, check_wanted, is_replayed, looks_at_inputs
 from .score import score
-from .trials import TURN, Arm, trained_model
+from .trials import TURN, Arm, state_file, trained_model
 
 USUAL = "validation"
 """The target where no method names one."""
@@ -449,29 +450,36 @@ class _Trainings:
     def _trained(
         self, due: Sequence[tuple[int | None, int]], groups: Sequence[Tensor]
     ) -> Iterator[tuple[tuple[int | None, int], Sequence[float], float]]:
-        same = [key for key in due if key[0] is None]
-        pool = self.request.execution.pool
+        same = {place for seed, place in due if seed is None}
+        pool, save = self.request.execution.pool, self.request.save
         given = [self.target] if self.plan is not None else self.request.targets
-        trainings = Retraining(self.replay, self.request.loop, given, self.request.replay_config, pool)
-        steps = range(self.replay.epochs[-1].stop)
-        for one in trainings.each([groups[place] for _, place in same], steps, [row_losses(self.target)], self.grid.form):
-            yield same[one.place], one.values, one.seconds
+        trainings = Retraining(self.replay, self.request.loop, given, self.request.replay_config, pool, save=save, passing=True)
+        steps, done = range(self.replay.epochs[-1].stop), [place for place in range(len(groups)) if place not in same]
+        for one in trainings.each(groups, steps, [row_losses(self.target)], self.grid.form, done) if same else ():
+            yield (None, one.place), one.values, one.seconds
         calls, keys = [], {}
         for seed, place in due:
             if seed is None:
                 continue
             assert self.plan is not None
+            path = self._file(seed, len(groups[place]), fingerprint(groups[place].numpy().tobytes())).absolute()
             keys[f"lds-{seed}-{place:04d}"] = seed, place
             # As bytes, as arms are sent.
             rows = self.replay.rows_of(self.target).queries.ids.values
             work = pickle.dumps((self.plan.plain(), self.run.ids.take(groups[place]).values, self.target, rows))
-            calls.append(Call(f"lds-{seed}-{place:04d}", fresh_losses, (work, seed)))
+            keep = str(state_file(path)) if save else ""
+            calls.append(Call(f"lds-{seed}-{place:04d}", fresh_losses, (work, seed, keep), str(path), resumes=bool(save)))
         for name, (losses, seconds) in run_all(pool or InlineExecutor(), calls, self.run.paths.logs) if calls else ():
             yield keys[name], losses, seconds
 
 
-def fresh_losses(work: bytes, seed: int) -> tuple[list[float], float]:
+def fresh_losses(work: bytes, seed: int, keep: str = "") -> tuple[list[float], float]:
     """The losses of a target's rows after one training by the plan from new initial weights, and its seconds.
+
+    Args:
+        work: Plan, examples that are left out, target and its rows.
+        seed: Of weights and order.
+        keep: File for the state of a long training, from which the same call goes on; empty for none.
 
     Raises:
         AssayError: As `training.loop.train`, or the model has diverged.
@@ -486,13 +494,16 @@ def fresh_losses(work: bytes, seed: int) -> tuple[list[float], float]:
         stays[examples.ids.positions(Ids(left_out), plan.data)] = False
         kept = examples.ids.take(stays)
         arm = Arm("without", kept, examples.labels[stays], torch.ones(len(kept), dtype=torch.float64))
-        model, state = trained_model(plan, loaded, arm, seed)
+        keeper = StateKeeper(Path(keep)) if keep else None  # type: ignore[abstract]
+        model, state = trained_model(plan, loaded, arm, seed, keeper=keeper)
         # By their ids, because which rows `misclassified` has only the recorded model tells.
         held = loaded.test if target == TEST else loaded.validation
         assert held is not None
         rows = mean_loss(held.take(held.ids.positions(Ids(asked), target)), target)
         with torch.no_grad(), mode(model, False), standing_at(model, state.averages):
             losses = torch.stack([part.to("cpu", torch.float64) for part in parts_of_target(RowLosses(rows), model, target)])
+        if keeper is not None:
+            keeper.forget()
     if not bool(losses.isfinite().all()):
         raise BadScores(f"The losses of target {target!r} are not finite under seed {seed}; the model has diverged.")
     return losses.tolist(), time.perf_counter() - began

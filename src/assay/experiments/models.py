@@ -69,7 +69,7 @@ def open_models(models: Sequence[Run], asked: Sequence[str], request: Request, a
             asked=asked,
             agreed=agreed,
             train_many=lambda replay: Retraining(
-                replay, loop, targets, config, request.execution.pool, request.execution.progress
+                replay, loop, targets, config, request.execution.pool, request.execution.progress, save=request.save
             ),
         )
         for model in models

@@ -4,8 +4,9 @@ import dataclasses
 import functools
 import pickle
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,12 @@ from ..core.lineage import fingerprint
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
 from ..replay.replay import Replay
-from ..replay.targets import Given
+from ..replay.targets import Given, MeanAccuracy, MeanLoss, RowLosses
+from ..runs.retrainings import KeptRetrainings
 from ..runs.run import Run
 from .evidence import open_replay
+from .execution import Save
+from .kept_state import ReplayKeeper
 from .progress import Progress
 from .trials import TURN
 
@@ -60,6 +64,9 @@ class Retraining:
         pool: Where trainings run; None for this process, one after the other.
         progress: Receives each finished part.
         task: Name of this work in the progress.
+        save: Whether what each training comes to is kept in the run's folder as soon as it is finished, and taken from there if it is kept already; `"recompute"`
+            takes nothing from there. Where a loop or a function of the user's own is part of it nothing is kept, since nobody can tell it again.
+        passing: Whether what is kept is removed when all trainings are done, because whoever asks for them keeps the results elsewhere.
     """
 
     replay: Replay
@@ -69,6 +76,8 @@ class Retraining:
     pool: Executor | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
     task: str = "retrain"
+    save: Save = False
+    passing: bool = False
 
     def __call__(
         self, without: Sequence[Tensor], steps: range, targets: Sequence[str], form: str
@@ -84,55 +93,100 @@ class Retraining:
             return torch.zeros(0, len(targets), dtype=torch.float64)
         return torch.tensor([one.values for one in found], dtype=torch.float64)
 
-    def each(self, without: Sequence[Tensor], steps: range, targets: Sequence[str], form: str) -> Iterator[Trained]:
-        """Yield the result of each training as it finishes.
+    def each(
+        self, without: Sequence[Tensor], steps: range, targets: Sequence[str], form: str, done: Collection[int] = ()
+    ) -> Iterator[Trained]:
+        """Yield the result of each training as it finishes. Equal ones are done once.
 
         Args:
             without: For each training, the positions of the examples that are left out.
             steps: The steps in which they are left out; the other steps stay as recorded.
             targets: Names of the targets to evaluate at the end.
             form: How an example is left out of a batch (see `StepSource.retrained`).
+            done: Which of the trainings are not due. They are named all the same, because a call is known by all that it was given at first.
 
         Raises:
             UsageError: The loop cannot be sent to other processes.
             TrialFailed: A training ended in an error elsewhere; with path and tail of its log.
         """
-        # Before work is given out, which would fail elsewhere as a trial.
-        if without:
-            self.replay.hold_end(steps)
         groups = [group.numpy() for group in without]
-        done = 0
-        self.progress.advance(self.task, done, len(groups))
-        for found in self._parts(groups, steps, tuple(targets), form):
-            done += len(found)
-            yield from found
-            self.progress.advance(self.task, done, len(groups))
+        made_of = self._made_of(steps, targets, form)
+        there = KeptRetrainings(self.replay.run.paths.retrained(made_of).absolute(), made_of, self._width(targets))
+        names = [there.name(group) for group in groups]
+        places: dict[bytes, list[int]] = {}
+        for place, name in enumerate(names):
+            if place not in done:
+                places.setdefault(name, []).append(place)
+        keeps = bool(made_of and self.save)
+        if keeps and self.save == "recompute":
+            there.forget()
+        known = there.known() if keeps else {}
+        found = [Trained(place, known[name][:-1], known[name][-1]) for name in places.keys() & known for place in places[name]]
+        count, total = len(found), sum(map(len, places.values()))
+        self.progress.advance(self.task, count, total, "taken from an earlier run" if count else "")
+        yield from sorted(found, key=lambda one: one.place)
+        due = {places[name][0]: name for name in places if name not in known}
+        if due:
+            # Before work is given out, which would fail elsewhere as a trial.
+            self.replay.hold_end(steps)
+        for made in self._parts(groups, names, due, (steps, tuple(targets), form), there if keeps else None):
+            for one in made:
+                # A call that an earlier process sent may have been given more than is due now.
+                if one.place in due:
+                    alike = places[due.pop(one.place)]
+                    yield from (dataclasses.replace(one, place=place) for place in alike)
+                    count += len(alike)
+            self.progress.advance(self.task, count, total)
+        if keeps and self.passing:
+            there.forget()
 
-    def _parts(self, groups: Sequence[np.ndarray], steps: range, targets: tuple[str, ...], form: str) -> Iterator[list[Trained]]:
+    def _parts(
+        self,
+        groups: Sequence[np.ndarray],
+        names: Sequence[bytes],
+        due: Mapping[int, bytes],
+        how: tuple[range, tuple[str, ...], str],
+        kept: KeptRetrainings | None,
+    ) -> Iterator[list[Trained]]:
         if self.pool is None:
-            for place, group in enumerate(groups):
-                yield _here(self.replay, [(place, group)], steps, targets, form)
+            chunk = [(place, groups[place]) for place in due]
+            for one in _each_here(self.replay, chunk, *how, kept, None if kept is None else kept.part(names)):
+                yield [one]
             return
         # A replay holds a net and its data, which only threads of this process can share.
         local = isinstance(self.pool, (InlineExecutor, ThreadPoolExecutor))
-        function, whose = (_here, self.replay) if local else (_elsewhere, self._packed())
-        chunks = [list(enumerate(groups))[place::CHUNKS] for place in range(min(CHUNKS, len(groups)))]
-        calls = [
-            Call(f"without-{number:02d}", function, (whose, chunk, steps, targets, form), self._key(chunk, steps, targets, form))
-            for number, chunk in enumerate(chunks)
-        ]
-        for _, found in run_all(self.pool, calls, self.replay.run.paths.logs, self.task):
+        function, whose = (_here, self.replay) if local else (_elsewhere, self._packed() if due else b"")
+        made_of = self._made_of(*how)
+        calls, chunks = [], min(CHUNKS, len(groups))
+        for number in range(chunks):
+            # Of all groups, whatever is done of them, so that a later process finds the call again.
+            whole = range(number, len(groups), chunks)
+            left = [(place, groups[place]) for place in whole if place in due]
+            if not left:
+                continue
+            part = (kept or KeptRetrainings(Path(), made_of, 0)).part([names[place] for place in whole])
+            key = fingerprint(part.stem, *map(str, whole)) if made_of else ""
+            given = (whose, left, *how, kept, part)
+            calls.append(Call(f"without-{number:02d}", function, given, key, resumes=kept is not None))
+        for _, found in run_all(self.pool, calls, self.replay.run.paths.logs, self.task, chunks - len(calls)):
             yield found
 
-    def _key(self, chunk: Sequence[tuple[int, np.ndarray]], steps: range, targets: tuple[str, ...], form: str) -> str:
-        """Fingerprint of all that some trainings depend on; empty where a loop or targets of the user's own are part of it."""
-        if self.loop is not None or isinstance(self.targets, Mapping):
+    def _width(self, targets: Sequence[str]) -> int:
+        """How many numbers a training comes to."""
+        named = [self.replay.named(name) for name in targets]
+        return sum(len(one.mean.labels) if isinstance(one, RowLosses) else 1 for one in named)
+
+    def _made_of(self, steps: range, targets: Sequence[str], form: str) -> str:
+        """Fingerprint of all that the trainings depend on, apart from who is left out; empty where a loop or a function of the user's own is part of it."""
+        whole = [self.replay.named(name) for name in targets]
+        means = [one.mean if isinstance(one, RowLosses) else one.loss if isinstance(one, MeanAccuracy) else one for one in whole]
+        prints = [one.fingerprint for one in means if isinstance(one, MeanLoss)]
+        if self.loop is not None or len(prints) < len(whole):
             return ""
+        kinds = [type(one).__name__ for one in whole]
         how = repr(sorted((self.replay_config or ReplayConfig()).identity.items()))
-        groups = [part for place, group in chunk for part in (str(place), group.tobytes())]
-        return fingerprint(
-            self.replay.run.fingerprint, repr(self.targets), how, repr(steps), repr(targets), form, __version__, *groups
-        )
+        replay = self.replay
+        return fingerprint(replay.run.fingerprint, replay.training.made_of, *kinds, *prints, how, repr(steps), form, __version__)
 
     def _packed(self) -> bytes:
         """Everything that another process needs to build the replay. As bytes: torch sends tensors through shared memory, which small
@@ -149,16 +203,51 @@ class Retraining:
             ) from error
 
 
-def _here(
-    replay: Replay, chunk: Sequence[tuple[int, np.ndarray]], steps: range, targets: tuple[str, ...], form: str
-) -> list[Trained]:
-    with TURN:
-        found = []
+def _here(replay: Replay, *args: Any) -> list[Trained]:
+    return list(_each_here(replay, *args))
+
+
+def _each_here(
+    replay: Replay,
+    chunk: Sequence[tuple[int, np.ndarray]],
+    steps: range,
+    targets: tuple[str, ...],
+    form: str,
+    kept: KeptRetrainings | None,
+    part: Path | None,
+) -> Iterator[Trained]:
+    """The trainings of one call, each kept in the call's file as soon as it is finished."""
+    if kept is None or part is None:
         for place, group in chunk:
-            began = time.perf_counter()
-            values = replay.retrained([torch.from_numpy(group)], steps, targets, form)[0]
-            found.append(Trained(place, tuple(values.tolist()), time.perf_counter() - began))
-        return found
+            yield _trained(replay, place, group, steps, targets, form)
+        return
+    values = kept.opened(part)
+    for place, group in chunk:
+        name = kept.name(group)
+        if name in values:
+            *numbers, seconds = values[name]
+            yield Trained(place, tuple(numbers), seconds)
+            continue
+        keeper = ReplayKeeper(part.with_suffix(".state"), name.hex())
+        one = _trained(replay, place, group, steps, targets, form, keeper)
+        values.add([name], torch.tensor([[*one.values, one.seconds]], dtype=torch.float64), [False])
+        keeper.forget()
+        yield one
+
+
+def _trained(
+    replay: Replay,
+    place: int,
+    group: np.ndarray,
+    steps: range,
+    targets: tuple[str, ...],
+    form: str,
+    keeper: ReplayKeeper | None = None,
+) -> Trained:
+    with TURN:
+        began = time.perf_counter()
+        values = replay.retrained([torch.from_numpy(group)], steps, targets, form, keeper)[0]
+        return Trained(place, tuple(values.tolist()), time.perf_counter() - began)
 
 
 def _elsewhere(packed: bytes, *args: Any) -> list[Trained]:

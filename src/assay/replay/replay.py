@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -38,6 +38,20 @@ from .targets import MeanLoss, RowLosses, Target, accuracies_of, parts_of_target
 
 TrainMany = Callable[[Sequence[Tensor], range, Sequence[str], str], Tensor]
 """`Replay.retrained` for several groups, in other processes, say; each training is a call of `Replay.retrained` for one group."""
+
+
+class ReplayStates(Protocol):
+    """Where the newest state of one training is kept, so that it goes on from there when it is made again."""
+
+    def kept(self) -> tuple[int, ReplayState] | None:
+        """The first step that is not in the kept state, and the state; None if none is kept."""
+        ...
+
+    def reached(self, step: int, state: Callable[[], ReplayState]) -> None:
+        """Called before the first step of an epoch; `state` gives a copy of where the training stands."""
+        ...
+
+
 HELD_BYTES = 256 * 2**20
 """Bytes up to which `sqrt` keeps all states of a stretch."""
 WRONG = 1e-4
@@ -491,11 +505,17 @@ class Replay:
             raise UsageError(f"memory={self.memory}: a state takes {state.bytes} bytes. {error}") from error
 
     def retrained(
-        self, without: Sequence[Int[Tensor, " group"]], steps: range, targets: Sequence[str], form: str = "weight"
+        self,
+        without: Sequence[Int[Tensor, " group"]],
+        steps: range,
+        targets: Sequence[str],
+        form: str = "weight",
+        states: ReplayStates | None = None,
     ) -> Float[Tensor, "trainings targets"]:
         """Targets at the end of the run, had some examples been left out; see `StepSource.retrained`.
 
-        `targets.row_losses(NAME)` takes a column for each row of the target NAME.
+        `targets.row_losses(NAME)` takes a column for each row of the target NAME. With `states`, for one group alone, the training goes on from the state
+        that is kept there; not for a training whose epochs must be gone through from their beginning.
         """
         if self._train_many is not None and len(without) > 1:
             return self._train_many(without, steps, targets, form)
@@ -503,7 +523,7 @@ class Replay:
         for group in without:
             weights = torch.ones(len(self.run.ids), dtype=torch.float64)
             weights[group] = 0
-            values.append(torch.tensor(self._again(weights, steps, targets, form), dtype=torch.float64))
+            values.append(torch.tensor(self._again(weights, steps, targets, form, states), dtype=torch.float64))
         return torch.stack(values) if values else torch.zeros(0, len(targets), dtype=torch.float64)
 
     def reweighted(self, weights: Float[Tensor, " examples"], steps: range, target: str) -> float:
@@ -533,16 +553,23 @@ class Replay:
         with step_run.isolated():
             step_run.advance(step_run.state(epoch), anchor, stop)
 
-    def _again(self, weights: Tensor, steps: range, targets: Sequence[str], form: str) -> list[float]:
+    def _again(
+        self, weights: Tensor, steps: range, targets: Sequence[str], form: str, states: ReplayStates | None = None
+    ) -> list[float]:
         self.hold_end(steps)
         step_run = self._own
         with step_run.isolated():
             if self._begun is None or self._begun[0] != steps.start or not self.training.free:
                 anchor, epoch = self.anchors(range(steps.start, self.epochs[-1].stop))[0]
                 self._begun = steps.start, step_run.advance(step_run.state(epoch), anchor, steps.start)
-            self.training.restore(self._begun[1])
-            for index in range(steps.start, self.epochs[-1].stop):
+            if not self.training.free:
+                states = None
+            first, begun = (states.kept() if states is not None else None) or self._begun
+            self.training.restore(begun)
+            for index in range(first, self.epochs[-1].stop):
                 epoch, number = self.place(index)
+                if states is not None and number == 0 and index > first:
+                    states.reached(index, self.training.state)
                 order, recorded, momenta = self.order(epoch)
                 positions, rates = order[number], recorded[number].tolist()
                 batch, _ = step_run.batch(index)

@@ -164,6 +164,10 @@ class RunPaths:
         """Values of the coalitions of one game, by what it is made of."""
         return self.folder / "games" / f"{made_of}.values"
 
+    def retrained(self, made_of: str) -> Path:
+        """Folder of what trainings without some examples came to, by what they are made of."""
+        return self.folder / "retrained" / made_of
+
     def decision(self, name: str) -> Path:
         """One decision."""
         return self.folder / "decisions" / f"{slug(name)}.parquet"

@@ -551,16 +551,15 @@ def left_out_values(
         for place, path in enumerate(places)
         if (old := finished(functools.partial(load_outcome, made_of=path.stem), path)) is not None
     }
-    due = [place for place in range(len(groups)) if place not in known]
     task = f"{case.mode}, {case.epochs} epochs, seed {case.seed}: without each example"
     progress.advance(task, len(known), len(groups))
-    if due:
+    if len(known) < len(groups):
         with TURN:
             replay = open_replay(run, targets=[HELD])
             steps = range(replay.epochs[-1].stop)
-            trainings = Retraining(replay, None, [HELD], None, pool)
-            for one in trainings.each([groups[place] for place in due], steps, (accuracy(HELD), HELD), form):
-                place = due[one.place]
+            trainings = Retraining(replay, None, [HELD], None, pool, save=True, passing=True)
+            for one in trainings.each(groups, steps, (accuracy(HELD), HELD), form, tuple(known)):
+                place = one.place
                 right, loss = one.values
                 known[place] = Outcome(
                     "without", case.seed, right, loss, len(run.ids) - len(groups[place]), len(steps), one.seconds
