@@ -1,6 +1,6 @@
 """`assay study`: replicate a whole experiment of a paper."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,8 +12,10 @@ from .values import MaybeWhole, Switch
 if TYPE_CHECKING:
     from ..core.cleansing import CleansingStudy
     from ..core.fidelity import FidelityStudy
+    from ..core.published import PublishedNumber
     from ..core.replication import ReplicationStudy
     from ..core.study import Study
+    from ..runs.artefacts import AnyStudy
 
 PLAN = ("plan", "data", "net", "plant", "seed", "epochs", "batch", "lr", "device", "set")
 PRUNING = (*PLAN, "metrics", "sizes", "fractions", "seeds", "probe_epochs", "models", "per_class")
@@ -21,7 +23,7 @@ READ = {
     "scaling": (*PRUNING, "angles"),
     "difficulty": (*PRUNING, "checkpoint_interval", "pd_layers", "pd_alpha"),
     "cleansing": (*PLAN, "validation", "methods", "remove", "trials", "retrain", "chosen_by"),
-    "fidelity": ("adult", "mnist", "nets", "methods", "seeds", "examples"),
+    "fidelity": ("plan", "adult", "mnist", "nets", "methods", "seeds", "examples"),
     "complexity_gap": (*PLAN, "metrics", "fractions", "seeds", "probe_epochs", "models", "rate", "rep_num", "unbalance_ratio"),
     "liveval": (
         *PLAN, "validation", "modes", "methods", "num_flip", "num_corrupt", "num_boundary", "num_scores", "intensity", "n_epochs", "fraction", "seeds",
@@ -40,7 +42,7 @@ def study_(
     folder: Path,
     /,
     *,
-    scale: str = "small",
+    scale: str | None = None,
     plan: Path | None = None,
     data: str | None = None,
     net: str | None = None,
@@ -122,10 +124,11 @@ def study_(
     folder
         Folder of the study, its recordings and its trainings.
     scale
-        tiny (a minute), small (less than an hour on two cores; cleansing two hours) or the paper's numbers, for GPUs: full for scaling and difficulty, paper for the others. It
+        tiny (a minute), small (the default; less than an hour on two cores; cleansing two hours) or the paper's numbers, for GPUs: full for scaling and difficulty, paper for the others. It
         sets every option for which no flag is given.
     plan
-        TOML file with data, net, seed and the tables plant, recipe and study, which has what the study combines by the names of its flags.
+        TOML file with data, net, seed and the tables plant, recipe and study, which has the scale and what the study combines by the names of its flags; of fidelity the
+        table study only.
     data
         Dataset with options (see `assay datasets`); digits by default; must be given with --scale full or paper, and for cleansing with small.
     net
@@ -335,9 +338,12 @@ def study_(
         }
     )
     written = dict(settings_in(plan)) if plan is not None else {}
-    # A plan that a study wrote holds what it combines too.
-    settings, grid = merged(written, flags), {**combined(study, written.pop("study", {})), **given(how)}
-    settings.pop("study", None)
+    # A plan that a study wrote holds its scale and what it combines too.
+    table = combined(study, written.pop("study", {}))
+    scale = scale or table.pop("scale", "small")
+    settings, grid = merged(written, flags), {**{name: value for name, value in table.items() if name != "scale"}, **given(how)}
+    if strange := [name for name in settings if "data" not in READ[study]]:
+        raise UsageError(f"The plan's {strange[0]} is not read by the study {study}; leave it out.")
     carried_out: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[[Any], None]]] = {
         "scaling": (study_scaling, ScalingGrid, show_study),
         "difficulty": (study_difficulty, DifficultyGrid, show_study),
@@ -349,7 +355,7 @@ def study_(
         "pruning": (study_pruning, PruningGrid, show_replication),
     }
     function, combination_of, show = carried_out[study]
-    # The study of fidelity has no plan.
+    # The study of fidelity has no plan of one training.
     asked: dict[str, Any] = {**({"settings": settings} if settings else {}), "scale": scale, "grid": combination_of(**grid)}
     if dry_run:
         show_costs(estimate_study(function, **asked), side_by_side(where), where)
@@ -367,7 +373,7 @@ def study_(
 
 
 def combined(study: str, table: object) -> dict[str, Any]:
-    """The table `study` of a plan: what the study combines, by the names of its flags.
+    """The table `study` of a plan: the scale, and what the study combines, by the names of its flags.
 
     Raises:
         UnknownName: The study combines nothing of that name.
@@ -377,7 +383,7 @@ def combined(study: str, table: object) -> dict[str, Any]:
 
     if not isinstance(table, dict):
         raise UsageError(f"The plan's study = {table!r} is no table; write [study] and a line for each setting.")
-    able = [name for name in READ[study] if name not in (*PLAN, "validation")]
+    able = ["scale", *(name for name in READ[study] if name not in (*PLAN, "validation"))]
     if strange := [name for name in table if name not in able]:
         raise UnknownName(f"setting of the study {study}", strange[0], able)
     return {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
@@ -419,7 +425,7 @@ def numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
 def show_study(found: "Study") -> None:
     """Print the mean test errors as a table, then the sentences that state the results."""
     from ..core.study import ALL, EASY, HARD, RANDOM
-    from .console import say, show_table
+    from .console import show_table
 
     rows = []
     ways = [(RANDOM, ""), *((arm, metric) for metric in found.metrics for arm in (HARD, EASY))]
@@ -436,8 +442,8 @@ def show_study(found: "Study") -> None:
             ]
     columns = ("chosen from", "kept", "examples", "arm", "by", "test error, %", "sd")
     show_table(f"Study {found.name}: {len(found.seeds)} seeds", columns, rows, right=("kept", "examples", *columns[5:]))
-    for words in (*found.sentences, *found.notes):
-        say(words)
+    show_published(found.published)
+    say_all(found)
 
 
 def show_cleansing(found: "CleansingStudy") -> None:
@@ -445,7 +451,7 @@ def show_cleansing(found: "CleansingStudy") -> None:
     from ..core.cleansing import NO_REMOVAL
     from ..core.curve import RANDOM
     from ..reports.protocol import sized
-    from .console import say, show_table
+    from .console import show_table
 
     cells = [(NO_REMOVAL, 0), *((method, count) for method in (*found.methods, RANDOM) for count in found.counts)]
     rows = [
@@ -458,17 +464,15 @@ def show_cleansing(found: "CleansingStudy") -> None:
     kept = [(one.method, one.what, f"{one.states:,}", sized(one.bytes)) for one in found.storage]
     show_table("What must be on disk", ("method", "what is kept", "states", "bytes"), kept, right=("states", "bytes"))
     if found.published:
-        off = [(one.what, one.removed, f"{100 * one.accuracy:.2f}", one.source) for one in found.published]
-        show_table(
-            "Published, read off figures", ("method", "removed", "test accuracy, %", "figure"), off, right=("test accuracy, %",)
-        )
-    for words in (*found.sentences, *found.notes):
-        say(words)
+        off = [(one.what, one.removed, f"{100 * one.accuracy:.2f}", one.known, one.source) for one in found.published]
+        heads = ("method", "removed", "test accuracy, %", "how known", "source")
+        show_table("Published", heads, off, right=("test accuracy, %",))
+    say_all(found)
 
 
 def show_fidelity(found: "FidelityStudy") -> None:
     """Print tau and Jaccard by setting and method with the published numbers, then the sentences that state the results."""
-    from .console import say, show_table
+    from .console import show_table
 
     rows = []
     for setting in found.cells:
@@ -477,21 +481,21 @@ def show_fidelity(found: "FidelityStudy") -> None:
             if taus is not None and overlaps is not None:
                 cells = [f"{one.mean:.3f}" + (f" ({one.std:.3f})" if one.std is not None else "") for one in (taus, overlaps)]
                 rows.append((method, setting, *cells, "measured"))
-        for what, source in dict.fromkeys((one.what, one.source) for one in found.published if one.setting == setting):
-            by = {one.measure: one for one in found.published if (one.setting, one.what, one.source) == (setting, what, source)}
+        published = [one for one in found.published if one.setting == setting]
+        for what, source, known in dict.fromkeys((one.what, one.source, one.known) for one in published):
+            by = {one.measure: one for one in published if (one.what, one.source) == (what, source)}
             cells = [f"{by[m].mean:.3g}" + (f" ({by[m].std:.2f})" if by[m].std is not None else "") for m in ("tau", "jaccard")]
-            rows.append((what, setting, *cells, source))
+            rows.append((what, setting, *cells, f"{source} ({known})"))
     show_table(
         "Study fidelity: mean (sd) over seeds", ("method", "setting", "tau", "Jaccard", "whose"), rows, right=("tau", "Jaccard")
     )
-    for words in (*found.sentences, *found.notes):
-        say(words)
+    say_all(found)
 
 
 def show_replication(found: "ReplicationStudy") -> None:
     """Print a table for each section with the published numbers, then the sentences that state the results and where the study deviates."""
     from ..reports.replication import shown_spread
-    from .console import say, show_table
+    from .console import show_table
 
     for section in found.sections:
         columns = found.columns(section.name)
@@ -501,12 +505,25 @@ def show_replication(found: "ReplicationStudy") -> None:
             rows.append((row, *("–" if one is None else shown_spread(one, percent=section.percent) for one in cells)))
         title = f"{section.name}: {section.measure}{', %' if section.percent else ''}, mean (sd) over {len(found.seeds)} seeds"
         show_table(title, (section.columns, *columns), rows, right=columns)
-    if found.published:
+    show_published(found.published)
+    say_all(found)
+
+
+def show_published(published: "Sequence[PublishedNumber]") -> None:
+    """Print what was published, and how it is known."""
+    from .console import show_table
+
+    if published:
         off = [
-            (one.section, one.row, one.column, "–" if one.value is None else f"{one.value:.4g}", one.known)
-            for one in found.published
+            (one.section, one.row, one.column, "–" if one.value is None else f"{one.value:.4g}", one.known) for one in published
         ]
         show_table("Published", ("section", "row", "column", "number", "how known"), off, right=("number",))
+
+
+def say_all(found: "AnyStudy") -> None:
+    """Print what a study found, what a reader must know, and where it deviates from its sources."""
+    from .console import say
+
     for words in (*found.sentences, *found.notes, *(f"Deviation: {words}" for words in found.deviations)):
         say(words)
 

@@ -28,7 +28,8 @@ from ..core.errors import UnknownName, UsageError
 from ..core.ids import Ids
 from ..core.lineage import fingerprint
 from ..core.method import AbstractMethod
-from ..core.replication import LeftOut, Measured, PublishedNumber, ReplicationStudy, Section
+from ..core.published import PublishedNumber
+from ..core.replication import LeftOut, Measured, ReplicationStudy, Section
 from ..core.scores import ordered
 from ..core.study import ALL, RANDOM
 from ..core.trial import Outcome
@@ -330,6 +331,7 @@ def study_liveval(
             work,
             setup.plan,
             {**setup.grid, "methods": [one.title for one in setup.methods]},
+            scale,
         )
         runs = recordings([_recorded(setup, case) for case in cases], paths, pool, progress)
         worth = [_valued(setup, case, Run(run), paths, pool, progress) for case, run in zip(cases, runs, strict=True)]

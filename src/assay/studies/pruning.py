@@ -16,7 +16,8 @@ from .. import data, methods
 from ..core import options
 from ..core.arguments import checked_arguments, checked_fields
 from ..core.errors import UnknownName, UsageError
-from ..core.replication import Known, PublishedNumber, ReplicationStudy
+from ..core.published import Known, PublishedNumber
+from ..core.replication import ReplicationStudy
 from ..core.study import ALL, RANDOM
 from ..experiments.execution import Execution
 from ..experiments.plan import Plan, load_data, merged
@@ -277,7 +278,7 @@ def study_pruning(
         "budget": grid.budget, "batches": {f"{fraction:g}": batch for fraction, batch in batches.items()}, "corrupt": grid.corrupt, "corrupt_intensity": grid.corrupt_intensity,
     }  # fmt: skip
     altered = functools.partial(corrupted, plan, grid.corrupt, grid.corrupt_intensity) if grid.corrupt else None
-    study = carried_out("pruning", protocol, folder, combined, execution or Execution(), altered)
+    study = carried_out("pruning", protocol, folder, combined, scale, execution or Execution(), altered)
     name = data.parse(plan.data).name
     published = PUBLISHED.get(name, ()) if plan.plant is None and not grid.corrupt else ()
     notes = []
