@@ -26,12 +26,13 @@ READ = {
     "fidelity": ("plan", "adult", "mnist", "nets", "methods", "seeds", "examples"),
     "complexity_gap": (*PLAN, "metrics", "fractions", "seeds", "probe_epochs", "models", "rate", "rep_num", "unbalance_ratio"),
     "liveval": (
-        *PLAN, "validation", "modes", "methods", "num_flip", "num_corrupt", "num_boundary", "num_scores", "intensity", "n_epochs", "fraction", "seeds",
+        *PLAN, "validation", "modes", "methods", "num_flip", "num_corrupt", "num_boundary", "num_scores", "intensity", "n_epochs", "selection_epochs", "fraction", "seeds",
         "flip_from", "flip_to", "delta_min", "delta_max", "delta_step", "eps_min", "eps_max",
     ),
     "coresets": (*PLAN, "validation", "methods", "selectors", "fractions", "seeds", "budget", "batches"),
     "pruning": (
-        *PLAN, "fractions", "seeds", "early_epochs", "window", "c_d", "cutoff", "budget", "batches", "corrupt", "corrupt_intensity",
+        *PLAN, "methods", "fractions", "seeds", "early_epochs", "window", "trajectory_len", "window_size", "decay", "c_d", "c_0", "cutoff", "strata",
+        "n_neighbor", "gamma", "budget", "batches", "corrupt", "corrupt_intensity",
     ),
 }  # fmt: skip
 """Flags that each study reads."""
@@ -84,6 +85,7 @@ def study_(
     num_scores: MaybeWhole = None,
     intensity: str | None = None,
     n_epochs: str | None = None,
+    selection_epochs: MaybeWhole = None,
     fraction: str | None = None,
     flip_from: str | None = None,
     flip_to: str | None = None,
@@ -97,8 +99,15 @@ def study_(
     batches: str | None = None,
     early_epochs: MaybeWhole = None,
     window: MaybeWhole = None,
+    trajectory_len: MaybeWhole = None,
+    window_size: MaybeWhole = None,
+    decay: float | None = None,
     c_d: float | None = None,
+    c_0: float | None = None,
     cutoff: float | None = None,
+    strata: MaybeWhole = None,
+    n_neighbor: MaybeWhole = None,
+    gamma: float | None = None,
     corrupt: float | None = None,
     corrupt_intensity: float | None = None,
     where: str = "processes",
@@ -172,7 +181,8 @@ def study_(
     validation
         cleansing and liveval: fraction of the training examples that is held out, by which scores are made and, in cleansing, counts chosen.
     methods
-        cleansing, fidelity and liveval: scores, such as sgd_influence,influence:damping=0.1; in cleansing random removal is always the control.
+        cleansing, fidelity, liveval and coresets: scores, such as sgd_influence,influence:damping=0.1; in cleansing random removal is always the control. pruning: rows of
+        the papers' tables, such as el2n,dyn_unc,dual_beta,rs2; random is always the control.
     remove
         cleansing only: how many of the worst are left out, separated by commas.
     trials
@@ -209,6 +219,8 @@ def study_(
         liveval only: how far images are transformed, separated by commas.
     n_epochs
         liveval only: after how many epochs examples are scored, in early and boundary detection, separated by commas.
+    selection_epochs
+        liveval only: after how many epochs examples are scored in the other experiments; as many as --epochs by default.
     fraction
         liveval only: fractions that train_and_eval keeps, separated by commas.
     flip_from
@@ -235,10 +247,24 @@ def study_(
         pruning only: epochs that DUAL reads.
     window
         pruning only: its window, in epochs.
+    trajectory_len
+        pruning only: epochs that TDDS reads, whatever is pruned.
+    window_size
+        pruning only: the window of TDDS, in epochs.
+    decay
+        pruning only: weight of the newest window of TDDS; 0.9 by default.
     c_d
         pruning only: how late beta sampling turns to easy examples.
+    c_0
+        pruning only: concentration of beta sampling; 15 by default.
     cutoff
         pruning only: fraction of all examples that CCS and D2 drop first.
+    strata
+        pruning only: number of strata of CCS; 50 by default.
+    n_neighbor
+        pruning only: number of neighbours of D2; 5 by default.
+    gamma
+        pruning only: how fast what D2 takes from neighbours falls with the distance; 0.1 by default.
     corrupt
         pruning only: fraction of the training images that are corrupted.
     corrupt_intensity
@@ -300,6 +326,7 @@ def study_(
         "num_scores": num_scores,
         "intensity": numbers("intensity", intensity),
         "n_epochs": counts("n-epochs", n_epochs),
+        "selection_epochs": selection_epochs,
         "fraction": numbers("fraction", fraction),
         "flip_from": flip_from,
         "flip_to": flip_to,
@@ -313,8 +340,15 @@ def study_(
         "batches": by_fraction(batches),
         "early_epochs": early_epochs,
         "window": window,
+        "trajectory_len": trajectory_len,
+        "window_size": window_size,
+        "decay": decay,
         "c_d": c_d,
+        "c_0": c_0,
         "cutoff": cutoff,
+        "strata": strata,
+        "n_neighbor": n_neighbor,
+        "gamma": gamma,
         "corrupt": corrupt,
         "corrupt_intensity": corrupt_intensity,
     }
