@@ -3,6 +3,9 @@
 import csv
 import dataclasses
 import html
+import itertools
+import pathlib
+import re
 import tomllib
 
 import pytest
@@ -160,3 +163,16 @@ def test_a_study_that_an_earlier_version_saved_is_read(name, made, tmp_path):
     save_json("study", body, tmp_path / "study.json")
     old = load_study(tmp_path)
     assert old.deviations == () and old.fingerprint == found.fingerprint and old.sentences == found.sentences
+
+
+@pytest.mark.parametrize("name", ["difficulty", "cleansing", "fidelity", "complexity_gap", "liveval", "coresets", "pruning"])
+def test_the_options_of_the_originals_are_told_by_flags_that_the_study_reads(name):
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    section = text.partition(f"\n## `{name}`\n")[2].partition("\n## ")[0]
+    lines = section.partition("| there")[2].partition("|---|---|\n")[2].splitlines()
+    rows = [line.strip("|").split("|") for line in itertools.takewhile(lambda line: line.startswith("|"), lines)]
+    assert len(rows) > 3 and all(len(row) == 2 for row in rows)
+    flags = {flag.replace("-", "_") for _, told in rows for flag in re.findall(r"--([a-z][a-z0-9_-]*)", told)}
+    # A table may tell a flag of the original that is the same for all nets here.
+    unread = {flag for flag in flags if flag not in READ[name] and flag != "selection_lr"}
+    assert not unread, f"the study {name} reads none of {unread}"
