@@ -107,6 +107,10 @@ def test_a_plan_that_a_study_wrote_is_the_same_study(capsys, tmp_path):
         ("liveval", ("--fractions", "0.5"), "--fractions is not read by the study liveval"),
         ("coresets", ("--batches", "0.5"), "--batches '0.5' is no list of fractions"),
         ("pruning", ("--budget", "steps", "--corrupt", "2"), "corrupt=2"),
+        ("pruning", ("--methods", "el2n,dual_beta", "--strata", "9"), "strata is read by CCS, DUAL + CCS only"),
+        ("pruning", ("--trajectory-len", "0"), "trajectory_len=0"),
+        ("pruning", ("--n-neighbor", "0", "--window-size", "5", "--decay", "0.5", "--c-0", "9", "--gamma", "1"), "n_neighbor=0"),
+        ("liveval", ("--selection-epochs", "0"), "selection_epochs=0"),
     ],
 )
 def test_what_a_study_of_sections_cannot_do_is_one_sentence(capsys, tmp_path, name, flags, words):

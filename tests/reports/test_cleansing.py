@@ -57,7 +57,7 @@ def test_the_chart_is_drawn_and_the_tables_say_what_the_study_says(page):
         "2.41 MB",
         "961 MB",
         "worked out",
-        "a figure (read off)",
+        "read off a figure",
         "99.19",
         "as chosen",
         "782",

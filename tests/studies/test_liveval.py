@@ -12,7 +12,7 @@ from assay.experiments.plan import load_data, plan_of
 from assay.experiments.score import score
 from assay.experiments.trials import Arm, train_arm
 from assay.maths import draws
-from assay.runs.artefacts import load_scores
+from assay.runs.artefacts import load_outcome, load_scores
 from assay.runs.paths import StudyPaths
 from assay.runs.run import Run
 from assay.studies import liveval, trainings
@@ -70,6 +70,17 @@ def flipped(run, seed):
     """Which recorded labels are not those of the data, by the ids of the run."""
     clean = base(seed).train
     return (run.labels != clean.labels[clean.ids.positions(run.ids, "the data")]).numpy()
+
+
+def test_examples_are_selected_after_epochs_of_their_own(made, tmp_path):
+    grid = dataclasses.replace(FEW, modes=("flip", "train_and_eval"), methods=("oti",), selection_epochs=1)
+    found = study_liveval(tmp_path, SMALL, scale="tiny", grid=grid)
+    assert {Run(path).epochs for path in StudyPaths(tmp_path).probes.iterdir()} == {1}
+    steps = {load_outcome(path).steps for path in StudyPaths(tmp_path).trial("x", 0).parent.glob("*.json")}
+    # Half of 237 examples, and all of them, in batches of 32, for the plan's 2 epochs.
+    assert steps == {2 * 4, 2 * 8} and found.settings["selection_epochs"] == 1
+    # Flips are found in the training of one epoch, as they were by the plan of one.
+    assert found.values(FLIP, "oti", "5") == made[0].values(FLIP, "oti", "5") and "selection_epochs" not in made[0].settings
 
 
 def test_labels_of_one_class_are_flipped_and_seen_by_what_is_recorded(made):

@@ -9,7 +9,7 @@ from assay.experiments.plan import Plan, load_data, plan_of
 from assay.runs.paths import StudyPaths
 from assay.runs.run import Run
 from assay.studies.parts import SECTION
-from assay.studies.pruning import CIFAR10, OF_DATA, PUBLISHED, SCALES, PruningGrid, corrupted, rows, study_pruning
+from assay.studies.pruning import CIFAR10, OF_DATA, PUBLISHED, READ_BY, ROWS, SCALES, PruningGrid, corrupted, rows, study_pruning
 
 SMALL = {"data": "digits:test=1600", "net": "logistic", "seed": 3, "recipe": {"epochs": 6, "batch": 32, "schedule": "cosine"}}
 
@@ -40,6 +40,28 @@ def test_shorter_schedules_are_read_in_proportion_and_options_go_over_them():
         rows(0.3, 8, CIFAR10, PruningGrid(early_epochs=9))
 
 
+def test_options_of_the_codes_go_over_their_rows():
+    given = {"trajectory_len": 12, "window_size": 6, "decay": 0.5, "c_0": 20.0, "strata": 25, "n_neighbor": 7, "gamma": 0.3}
+    found, plain = table(0.3, 200, **given), table(0.3, 200)
+    assert set(found["TDDS"][1].partition(":")[2].split(",")) == {"epochs=12", "window=6", "decay=0.5"}
+    assert (
+        set(found["CCS"][0].partition(":")[2].split(",")) == {"cutoff=0.1", "strata=25"}
+        and found["DUAL + CCS"][0] == found["CCS"][0]
+    )
+    assert set(found["D2"][0].partition(":")[2].split(",")) == {"cutoff=0.1", "k=7", "gamma_r=0.3"}
+    assert set(found["DUAL + beta"][0].partition(":")[2].split(",")) == {"c_d=5.5", "c_0=20.0"}
+    same = {"random", "EL2N", "entropy", "forgetting", "AUM", "Dyn-Unc", "Moderate", "BWS", "DUAL"}
+    assert {row for row in plain if plain[row] == found[row]} == same
+
+
+def test_rows_are_chosen_by_their_names_whatever_their_signs():
+    assert set(table(0.3, 200, methods=("dual_beta", "dyn-unc"))) == {"random", "Dyn-Unc", "DUAL + beta"}
+    assert PruningGrid(methods=("DUAL + beta", "rs2")).methods == ("DUAL + beta", "rs2")
+    assert set(table(0.3, 200)) == set(ROWS) and {row for rows_of in READ_BY.values() for row in rows_of} <= set(ROWS)
+    # What an earlier version had for settings is the same.
+    assert PruningGrid(c_d=3.0).added == {} and PruningGrid(methods="el2n").added == {"methods": ["EL2N"]}
+
+
 def test_published_numbers_are_marked_as_they_are_known():
     cifar10 = {(one.row, one.column): one for one in PUBLISHED["cifar10"]}
     assert cifar10["DUAL + beta", "0.1"].value == 0.871 and cifar10["DUAL + beta", "0.1"].known == "read off a figure"
@@ -63,6 +85,11 @@ def test_corrupted_images_are_as_many_as_asked_for_and_the_test_part_is_as_it_wa
         ("tine", {}, {}, UnknownName, "tiny"),
         ("paper", {}, {}, UsageError, "needs a value for data"),
         ("tiny", {"recipe": {"epochs": 3}}, {}, UsageError, "give more epochs"),
+        ("tiny", {}, {"trajectory_len": 21}, UsageError, "fewer early_epochs or trajectory_len"),
+        ("tiny", {}, {"trajectory_len": 4, "window_size": 5}, UsageError, "window_size=5 is more than the 4 epochs"),
+        ("tiny", {}, {"decay": 2.0}, UsageError, "decay"),
+        ("tiny", {}, {"c_0": -1.0}, UsageError, "c_0"),
+        ("tiny", {}, {"gamma": -1.0}, UsageError, "gamma_r"),
         ("tiny", {"recipe": {"horizon": 200}}, {}, UsageError, "leave horizon out"),
     ],
 )
@@ -73,7 +100,9 @@ def test_what_cannot_be_studied_is_refused(scale, settings, grid, error, words, 
 
 
 @pytest.mark.parametrize(
-    ("grid", "words"), [({"corrupt": 2.0}, "corrupt=2"), ({"window": 0}, "window=0"), ({"budget": "hours"}, "budget='hours'"), ({"fractions": (1.0,)}, "fractions: 1")]
+    ("grid", "words"), [({"corrupt": 2.0}, "corrupt=2"), ({"window": 0}, "window=0"), ({"budget": "hours"}, "budget='hours'"), ({"fractions": (1.0,)}, "fractions: 1"),
+     ({"methods": ("dule",)}, "No row of this study is named 'dule'"), ({"methods": ("dual", "DUAL")}, "each once"), ({"strata": 0}, "strata=0"),
+     ({"methods": "EL2N", "decay": 0.5}, "decay is read by TDDS only, none of which is among EL2N")]
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(grid, words):
     with pytest.raises(UsageError, match=words):

@@ -6,7 +6,8 @@ import pytest
 from scipy.stats import ttest_rel
 
 from assay.core.errors import OutputExists, UsageError
-from assay.core.replication import LeftOut, Measured, PublishedNumber, ReplicationStudy, Section
+from assay.core.published import PublishedNumber
+from assay.core.replication import LeftOut, Measured, ReplicationStudy, Section
 from assay.experiments.estimate import Work
 from assay.experiments.plan import Plan
 from assay.maths.statistics import holm
@@ -99,12 +100,17 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
     )
     grid = {"seeds": 3, "fractions": (0.5, 0.1), "batches": {"0.1": 32}, "left": None}
     write_plan(
-        StudyPaths(tmp_path / "x"), "coresets", [Work("recorded", 1, 9, plan), Work("final models", 11, 9, plan)], plan, grid
+        StudyPaths(tmp_path / "x"),
+        "coresets",
+        [Work("recorded", 1, 9, plan), Work("final models", 11, 9, plan)],
+        plan,
+        grid,
+        "tiny",
     )
     text = StudyPaths(tmp_path / "x").plan.read_text()
     assert text.splitlines()[1] == "# 12 trainings at most: 1 recorded, 11 final models."
     read = tomllib.loads(text)
-    assert read.pop("study") == {"seeds": 3, "fractions": [0.5, 0.1], "batches": {"0.1": 32}}
+    assert read.pop("study") == {"scale": "tiny", "seeds": 3, "fractions": [0.5, 0.1], "batches": {"0.1": 32}}
     assert Plan.make(read) == plan and tomllib.loads(toml({"a": "\x7f\n"})) == {"a": "\x7f\n"}
 
 

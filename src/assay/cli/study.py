@@ -1,6 +1,6 @@
 """`assay study`: replicate a whole experiment of a paper."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,8 +12,10 @@ from .values import MaybeWhole, Switch
 if TYPE_CHECKING:
     from ..core.cleansing import CleansingStudy
     from ..core.fidelity import FidelityStudy
+    from ..core.published import PublishedNumber
     from ..core.replication import ReplicationStudy
     from ..core.study import Study
+    from ..runs.artefacts import AnyStudy
 
 PLAN = ("plan", "data", "net", "plant", "seed", "epochs", "batch", "lr", "device", "set")
 PRUNING = (*PLAN, "metrics", "sizes", "fractions", "seeds", "probe_epochs", "models", "per_class")
@@ -21,15 +23,16 @@ READ = {
     "scaling": (*PRUNING, "angles"),
     "difficulty": (*PRUNING, "checkpoint_interval", "pd_layers", "pd_alpha"),
     "cleansing": (*PLAN, "validation", "methods", "remove", "trials", "retrain", "chosen_by"),
-    "fidelity": ("adult", "mnist", "nets", "methods", "seeds", "examples"),
+    "fidelity": ("plan", "adult", "mnist", "nets", "methods", "seeds", "examples"),
     "complexity_gap": (*PLAN, "metrics", "fractions", "seeds", "probe_epochs", "models", "rate", "rep_num", "unbalance_ratio"),
     "liveval": (
-        *PLAN, "validation", "modes", "methods", "num_flip", "num_corrupt", "num_boundary", "num_scores", "intensity", "n_epochs", "fraction", "seeds",
+        *PLAN, "validation", "modes", "methods", "num_flip", "num_corrupt", "num_boundary", "num_scores", "intensity", "n_epochs", "selection_epochs", "fraction", "seeds",
         "flip_from", "flip_to", "delta_min", "delta_max", "delta_step", "eps_min", "eps_max",
     ),
     "coresets": (*PLAN, "validation", "methods", "selectors", "fractions", "seeds", "budget", "batches"),
     "pruning": (
-        *PLAN, "fractions", "seeds", "early_epochs", "window", "c_d", "cutoff", "budget", "batches", "corrupt", "corrupt_intensity",
+        *PLAN, "methods", "fractions", "seeds", "early_epochs", "window", "trajectory_len", "window_size", "decay", "c_d", "c_0", "cutoff", "strata",
+        "n_neighbor", "gamma", "budget", "batches", "corrupt", "corrupt_intensity",
     ),
 }  # fmt: skip
 """Flags that each study reads."""
@@ -40,7 +43,7 @@ def study_(
     folder: Path,
     /,
     *,
-    scale: str = "small",
+    scale: str | None = None,
     plan: Path | None = None,
     data: str | None = None,
     net: str | None = None,
@@ -82,6 +85,7 @@ def study_(
     num_scores: MaybeWhole = None,
     intensity: str | None = None,
     n_epochs: str | None = None,
+    selection_epochs: MaybeWhole = None,
     fraction: str | None = None,
     flip_from: str | None = None,
     flip_to: str | None = None,
@@ -95,8 +99,15 @@ def study_(
     batches: str | None = None,
     early_epochs: MaybeWhole = None,
     window: MaybeWhole = None,
+    trajectory_len: MaybeWhole = None,
+    window_size: MaybeWhole = None,
+    decay: float | None = None,
     c_d: float | None = None,
+    c_0: float | None = None,
     cutoff: float | None = None,
+    strata: MaybeWhole = None,
+    n_neighbor: MaybeWhole = None,
+    gamma: float | None = None,
     corrupt: float | None = None,
     corrupt_intensity: float | None = None,
     where: str = "processes",
@@ -122,10 +133,11 @@ def study_(
     folder
         Folder of the study, its recordings and its trainings.
     scale
-        tiny (a minute), small (less than an hour on two cores; cleansing two hours) or the paper's numbers, for GPUs: full for scaling and difficulty, paper for the others. It
+        tiny (a minute), small (the default; less than an hour on two cores; cleansing two hours) or the paper's numbers, for GPUs: full for scaling and difficulty, paper for the others. It
         sets every option for which no flag is given.
     plan
-        TOML file with data, net, seed and the tables plant, recipe and study, which has what the study combines by the names of its flags.
+        TOML file with data, net, seed and the tables plant, recipe and study, which has the scale and what the study combines by the names of its flags; of fidelity the
+        table study only.
     data
         Dataset with options (see `assay datasets`); digits by default; must be given with --scale full or paper, and for cleansing with small.
     net
@@ -169,7 +181,8 @@ def study_(
     validation
         cleansing and liveval: fraction of the training examples that is held out, by which scores are made and, in cleansing, counts chosen.
     methods
-        cleansing, fidelity and liveval: scores, such as sgd_influence,influence:damping=0.1; in cleansing random removal is always the control.
+        cleansing, fidelity, liveval and coresets: scores, such as sgd_influence,influence:damping=0.1; in cleansing random removal is always the control. pruning: rows of
+        the papers' tables, such as el2n,dyn_unc,dual_beta,rs2; random is always the control.
     remove
         cleansing only: how many of the worst are left out, separated by commas.
     trials
@@ -206,6 +219,8 @@ def study_(
         liveval only: how far images are transformed, separated by commas.
     n_epochs
         liveval only: after how many epochs examples are scored, in early and boundary detection, separated by commas.
+    selection_epochs
+        liveval only: after how many epochs examples are scored in the other experiments; as many as --epochs by default.
     fraction
         liveval only: fractions that train_and_eval keeps, separated by commas.
     flip_from
@@ -232,10 +247,24 @@ def study_(
         pruning only: epochs that DUAL reads.
     window
         pruning only: its window, in epochs.
+    trajectory_len
+        pruning only: epochs that TDDS reads, whatever is pruned.
+    window_size
+        pruning only: the window of TDDS, in epochs.
+    decay
+        pruning only: weight of the newest window of TDDS; 0.9 by default.
     c_d
         pruning only: how late beta sampling turns to easy examples.
+    c_0
+        pruning only: concentration of beta sampling; 15 by default.
     cutoff
         pruning only: fraction of all examples that CCS and D2 drop first.
+    strata
+        pruning only: number of strata of CCS; 50 by default.
+    n_neighbor
+        pruning only: number of neighbours of D2; 5 by default.
+    gamma
+        pruning only: how fast what D2 takes from neighbours falls with the distance; 0.1 by default.
     corrupt
         pruning only: fraction of the training images that are corrupted.
     corrupt_intensity
@@ -297,6 +326,7 @@ def study_(
         "num_scores": num_scores,
         "intensity": numbers("intensity", intensity),
         "n_epochs": counts("n-epochs", n_epochs),
+        "selection_epochs": selection_epochs,
         "fraction": numbers("fraction", fraction),
         "flip_from": flip_from,
         "flip_to": flip_to,
@@ -310,8 +340,15 @@ def study_(
         "batches": by_fraction(batches),
         "early_epochs": early_epochs,
         "window": window,
+        "trajectory_len": trajectory_len,
+        "window_size": window_size,
+        "decay": decay,
         "c_d": c_d,
+        "c_0": c_0,
         "cutoff": cutoff,
+        "strata": strata,
+        "n_neighbor": n_neighbor,
+        "gamma": gamma,
         "corrupt": corrupt,
         "corrupt_intensity": corrupt_intensity,
     }
@@ -335,9 +372,12 @@ def study_(
         }
     )
     written = dict(settings_in(plan)) if plan is not None else {}
-    # A plan that a study wrote holds what it combines too.
-    settings, grid = merged(written, flags), {**combined(study, written.pop("study", {})), **given(how)}
-    settings.pop("study", None)
+    # A plan that a study wrote holds its scale and what it combines too.
+    table = combined(study, written.pop("study", {}))
+    scale = scale or table.pop("scale", "small")
+    settings, grid = merged(written, flags), {**{name: value for name, value in table.items() if name != "scale"}, **given(how)}
+    if strange := [name for name in settings if "data" not in READ[study]]:
+        raise UsageError(f"The plan's {strange[0]} is not read by the study {study}; leave it out.")
     carried_out: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[[Any], None]]] = {
         "scaling": (study_scaling, ScalingGrid, show_study),
         "difficulty": (study_difficulty, DifficultyGrid, show_study),
@@ -349,7 +389,7 @@ def study_(
         "pruning": (study_pruning, PruningGrid, show_replication),
     }
     function, combination_of, show = carried_out[study]
-    # The study of fidelity has no plan.
+    # The study of fidelity has no plan of one training.
     asked: dict[str, Any] = {**({"settings": settings} if settings else {}), "scale": scale, "grid": combination_of(**grid)}
     if dry_run:
         show_costs(estimate_study(function, **asked), side_by_side(where), where)
@@ -367,7 +407,7 @@ def study_(
 
 
 def combined(study: str, table: object) -> dict[str, Any]:
-    """The table `study` of a plan: what the study combines, by the names of its flags.
+    """The table `study` of a plan: the scale, and what the study combines, by the names of its flags.
 
     Raises:
         UnknownName: The study combines nothing of that name.
@@ -377,7 +417,7 @@ def combined(study: str, table: object) -> dict[str, Any]:
 
     if not isinstance(table, dict):
         raise UsageError(f"The plan's study = {table!r} is no table; write [study] and a line for each setting.")
-    able = [name for name in READ[study] if name not in (*PLAN, "validation")]
+    able = ["scale", *(name for name in READ[study] if name not in (*PLAN, "validation"))]
     if strange := [name for name in table if name not in able]:
         raise UnknownName(f"setting of the study {study}", strange[0], able)
     return {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
@@ -419,7 +459,7 @@ def numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
 def show_study(found: "Study") -> None:
     """Print the mean test errors as a table, then the sentences that state the results."""
     from ..core.study import ALL, EASY, HARD, RANDOM
-    from .console import say, show_table
+    from .console import show_table
 
     rows = []
     ways = [(RANDOM, ""), *((arm, metric) for metric in found.metrics for arm in (HARD, EASY))]
@@ -436,8 +476,8 @@ def show_study(found: "Study") -> None:
             ]
     columns = ("chosen from", "kept", "examples", "arm", "by", "test error, %", "sd")
     show_table(f"Study {found.name}: {len(found.seeds)} seeds", columns, rows, right=("kept", "examples", *columns[5:]))
-    for words in (*found.sentences, *found.notes):
-        say(words)
+    show_published(found.published)
+    say_all(found)
 
 
 def show_cleansing(found: "CleansingStudy") -> None:
@@ -445,7 +485,7 @@ def show_cleansing(found: "CleansingStudy") -> None:
     from ..core.cleansing import NO_REMOVAL
     from ..core.curve import RANDOM
     from ..reports.protocol import sized
-    from .console import say, show_table
+    from .console import show_table
 
     cells = [(NO_REMOVAL, 0), *((method, count) for method in (*found.methods, RANDOM) for count in found.counts)]
     rows = [
@@ -458,17 +498,15 @@ def show_cleansing(found: "CleansingStudy") -> None:
     kept = [(one.method, one.what, f"{one.states:,}", sized(one.bytes)) for one in found.storage]
     show_table("What must be on disk", ("method", "what is kept", "states", "bytes"), kept, right=("states", "bytes"))
     if found.published:
-        off = [(one.what, one.removed, f"{100 * one.accuracy:.2f}", one.source) for one in found.published]
-        show_table(
-            "Published, read off figures", ("method", "removed", "test accuracy, %", "figure"), off, right=("test accuracy, %",)
-        )
-    for words in (*found.sentences, *found.notes):
-        say(words)
+        off = [(one.what, one.removed, f"{100 * one.accuracy:.2f}", one.known, one.source) for one in found.published]
+        heads = ("method", "removed", "test accuracy, %", "how known", "source")
+        show_table("Published", heads, off, right=("test accuracy, %",))
+    say_all(found)
 
 
 def show_fidelity(found: "FidelityStudy") -> None:
     """Print tau and Jaccard by setting and method with the published numbers, then the sentences that state the results."""
-    from .console import say, show_table
+    from .console import show_table
 
     rows = []
     for setting in found.cells:
@@ -477,21 +515,21 @@ def show_fidelity(found: "FidelityStudy") -> None:
             if taus is not None and overlaps is not None:
                 cells = [f"{one.mean:.3f}" + (f" ({one.std:.3f})" if one.std is not None else "") for one in (taus, overlaps)]
                 rows.append((method, setting, *cells, "measured"))
-        for what, source in dict.fromkeys((one.what, one.source) for one in found.published if one.setting == setting):
-            by = {one.measure: one for one in found.published if (one.setting, one.what, one.source) == (setting, what, source)}
+        published = [one for one in found.published if one.setting == setting]
+        for what, source, known in dict.fromkeys((one.what, one.source, one.known) for one in published):
+            by = {one.measure: one for one in published if (one.what, one.source) == (what, source)}
             cells = [f"{by[m].mean:.3g}" + (f" ({by[m].std:.2f})" if by[m].std is not None else "") for m in ("tau", "jaccard")]
-            rows.append((what, setting, *cells, source))
+            rows.append((what, setting, *cells, f"{source} ({known})"))
     show_table(
         "Study fidelity: mean (sd) over seeds", ("method", "setting", "tau", "Jaccard", "whose"), rows, right=("tau", "Jaccard")
     )
-    for words in (*found.sentences, *found.notes):
-        say(words)
+    say_all(found)
 
 
 def show_replication(found: "ReplicationStudy") -> None:
     """Print a table for each section with the published numbers, then the sentences that state the results and where the study deviates."""
     from ..reports.replication import shown_spread
-    from .console import say, show_table
+    from .console import show_table
 
     for section in found.sections:
         columns = found.columns(section.name)
@@ -501,12 +539,25 @@ def show_replication(found: "ReplicationStudy") -> None:
             rows.append((row, *("–" if one is None else shown_spread(one, percent=section.percent) for one in cells)))
         title = f"{section.name}: {section.measure}{', %' if section.percent else ''}, mean (sd) over {len(found.seeds)} seeds"
         show_table(title, (section.columns, *columns), rows, right=columns)
-    if found.published:
+    show_published(found.published)
+    say_all(found)
+
+
+def show_published(published: "Sequence[PublishedNumber]") -> None:
+    """Print what was published, and how it is known."""
+    from .console import show_table
+
+    if published:
         off = [
-            (one.section, one.row, one.column, "–" if one.value is None else f"{one.value:.4g}", one.known)
-            for one in found.published
+            (one.section, one.row, one.column, "–" if one.value is None else f"{one.value:.4g}", one.known) for one in published
         ]
         show_table("Published", ("section", "row", "column", "number", "how known"), off, right=("number",))
+
+
+def say_all(found: "AnyStudy") -> None:
+    """Print what a study found, what a reader must know, and where it deviates from its sources."""
+    from .console import say
+
     for words in (*found.sentences, *found.notes, *(f"Deviation: {words}" for words in found.deviations)):
         say(words)
 

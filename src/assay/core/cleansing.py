@@ -8,6 +8,7 @@ from typing import Any
 from .curve import RANDOM, By
 from .errors import UsageError
 from .lineage import fingerprint
+from .published import Known
 from .trial import Comparison
 
 NO_REMOVAL = "no removal"
@@ -105,12 +106,14 @@ class ReadOff:
         removed: How many examples were removed there, in words where the figure does not say exactly.
         accuracy: Fraction of test examples predicted right, as far as a figure can be read.
         source: The figure.
+        known: How it is known.
     """
 
     what: str
     removed: str
     accuracy: float
     source: str
+    known: Known = "read off a figure"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,6 +131,7 @@ class CleansingStudy:
         published: Published numbers on these data, read off figures.
         notes: What could not be trained or tested, and why; a sentence each.
         claims: How many comparisons were tested; their p-values are corrected together for that number.
+        deviations: Where the study does other things than its sources, a sentence each.
     """
 
     name: str
@@ -140,6 +144,7 @@ class CleansingStudy:
     published: tuple[ReadOff, ...] = ()
     notes: tuple[str, ...] = ()
     claims: int = 0
+    deviations: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Refuse a study with missing trainings.

@@ -2,12 +2,13 @@
 
 import dataclasses
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ..maths.statistics import student_interval, widened
 from .errors import UsageError
 from .lineage import fingerprint
+from .published import Known, PublishedNumber
 
 Measure = Literal["tau", "spearman", "jaccard"]
 LOWEST: dict[Measure, float] = {"tau": -1.0, "spearman": -1.0, "jaccard": 0.0}
@@ -106,6 +107,7 @@ class PublishedAgreement:
         mean: Mean over seeds.
         std: Standard deviation over seeds; None where the source has none.
         source: Where it stands.
+        known: How it is known.
     """
 
     setting: str
@@ -114,6 +116,7 @@ class PublishedAgreement:
     mean: float
     std: float | None
     source: str
+    known: Known = "exact"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,6 +132,7 @@ class FidelityStudy:
         refused: Where a method gave no score; means are over the other seeds.
         published: Published numbers of the same settings.
         notes: What a reader must know, a sentence each.
+        deviations: Where the study does other things than its sources, a sentence each.
     """
 
     name: str
@@ -139,6 +143,7 @@ class FidelityStudy:
     refused: tuple[Refused, ...] = ()
     published: tuple[PublishedAgreement, ...] = ()
     notes: tuple[str, ...] = ()
+    deviations: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Refuse a study with a hole: in every seed of a setting each method has a result or a refusal.
@@ -167,6 +172,28 @@ class FidelityStudy:
         """A measure of one method in one setting, over seeds; None where the method has no result."""
         values = [getattr(one, measure) for one in self.measured if (one.setting, one.method) == (setting, method)]
         return spread(values, LOWEST[measure]) if values else None
+
+    @property
+    def numbers(self) -> Iterator[tuple[str, str, str, int | str, float]]:
+        """Every number as section, row, column, seed and value."""
+        for one in self.measured:
+            for measure in LOWEST:
+                yield measure, one.method, one.setting, one.seed, getattr(one, measure)
+
+    @property
+    def published_numbers(self) -> Iterator[PublishedNumber]:
+        """The published means and deviations, and of what nothing was published."""
+        for one in self.published:
+            yield PublishedNumber(one.measure, one.what, one.setting, one.mean, one.known, one.source)
+            if one.std is not None:
+                yield PublishedNumber(one.measure, one.what, f"{one.setting}, standard deviation", one.std, one.known, one.source)
+        told = {(one.measure, one.setting) for one in self.published}
+        for measure in LOWEST:
+            for setting in self.cells:
+                if (measure, setting) not in told:
+                    yield PublishedNumber(
+                        measure, "every method", setting, None, "not obtainable", "Hara et al. 2019 as far as it was at hand"
+                    )
 
     @property
     def sentences(self) -> tuple[str, ...]:

@@ -3,15 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from .errors import UsageError, listed
 from .fidelity import Spread, spread
 from .lineage import fingerprint
+from .published import PublishedNumber
 from .trial import Comparison
 
-Known = Literal["exact", "read off a figure", "not obtainable"]
-"""How a published number is known."""
 NAMED = 6
 """How many rows a finding names."""
 FEW = 4
@@ -60,27 +59,6 @@ class Measured:
     column: str
     seed: int
     value: float
-
-
-@dataclasses.dataclass(frozen=True)
-class PublishedNumber:
-    """A number that a source published of the same thing.
-
-    Attributes:
-        section: Name of the section beside which it stands.
-        row: The row, as its source calls it.
-        column: The column.
-        value: The number; None where it could not be obtained.
-        known: How it is known.
-        source: Where it stands, and under which settings.
-    """
-
-    section: str
-    row: str
-    column: str
-    value: float | None
-    known: Known
-    source: str
 
 
 @dataclasses.dataclass(frozen=True)

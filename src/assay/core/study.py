@@ -1,16 +1,20 @@
 """The results of a pruning study: trainings on parts of the data, the power law of their error, and the choices that beat this law."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .errors import UsageError
 from .lineage import fingerprint
+from .published import PublishedNumber
 from .report_data import Agreement
 from .trial import FEWEST, Comparison
 
 HARD, EASY, RANDOM, ALL = "hard", "easy", "random", "all"
 """The arms: the hardest examples are kept, the easiest, as many at random, or all that are available."""
+ACCURACY, LOSS, EXAMPLES, LAW, AGREEMENT = "Test accuracy", "Test loss", "Examples", "Power law", "Agreement"
+"""The sections of the table of a pruning study."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +184,8 @@ class Study:
         theory: Curves of the perceptron; empty where they were not asked for.
         notes: What could not be computed or tested, and why; a sentence each.
         claims: How many frontier points and comparisons were tested; their p-values are corrected together for that number.
+        published: Published numbers, each with how it is known.
+        deviations: Where the study does other things than its sources, a sentence each.
     """
 
     name: str
@@ -193,6 +199,8 @@ class Study:
     theory: tuple[Theory, ...] = ()
     notes: tuple[str, ...] = ()
     claims: int = 0
+    published: tuple[PublishedNumber, ...] = ()
+    deviations: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Refuse a study with missing trainings.
@@ -240,6 +248,38 @@ class Study:
         """Number of examples kept at this size and fraction, mean over seeds and arms."""
         counts = [one.examples for one in self.trained if (one.size, one.fraction) == (size, fraction)]
         return sum(counts) / len(counts)
+
+    @property
+    def numbers(self) -> Iterator[tuple[str, str, str, int | str, float]]:
+        """Every number as section, row, column, seed and value: of each training its accuracy, loss and examples; the laws and agreements, which are of `all` seeds."""
+        for one in self.trained:
+            row = f"{one.arm} by {one.metric}" if one.metric else one.arm
+            for section, value in ((ACCURACY, one.accuracy), (LOSS, one.loss), (EXAMPLES, one.examples)):
+                yield section, row, f"{one.fraction:g} of {one.size:g}", one.seed, value
+        for law in self.laws:
+            row = f"{law.arm}, with a floor" if law.floor else law.arm
+            yield LAW, row, "exponent", "all", law.exponent
+            yield LAW, row, "scale", "all", law.scale
+            if law.floor:
+                yield LAW, row, "floor", "all", law.floor
+        if self.agreement is not None:
+            for title, values in zip(self.agreement.titles, self.agreement.correlations.tolist(), strict=True):
+                for other, value in zip(self.agreement.titles, values, strict=True):
+                    # NaN is where a metric ranks nothing.
+                    if other != title and value == value:
+                        yield AGREEMENT, title, other, "all", value
+
+    def beside(self, one: PublishedNumber) -> float | None:
+        """What this study measured of a published number; a source names scores without their options, such as `hard by el2n`.
+
+        Returns:
+            The mean over seeds; None where nothing of it was measured, or by several scores of that name.
+        """
+        found: dict[tuple[str, str], list[float]] = {}
+        for section, row, column, _, value in self.numbers:
+            if (section, row.partition(":")[0], column.partition(":")[0]) == (one.section, one.row, one.column):
+                found.setdefault((row, column), []).append(value)
+        return statistics.fmean(next(iter(found.values()))) if len(found) == 1 else None
 
     @property
     def sentences(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from ..core.cleansing import NO_REMOVAL, Cleansed, CleansingStudy
 from ..core.curve import RANDOM
 from .charts import Spec, framed
 from .html import minus
-from .protocol import Part, render_protocol, sized
+from .protocol import Part, deviations, render_protocol, sized
 
 
 def render_cleansing(study: CleansingStudy) -> str:
@@ -68,13 +68,21 @@ def render_cleansing(study: CleansingStudy) -> str:
         parts.append(
             Part(
                 "Published",
-                "Test accuracies of the published figures, read off them by eye; their protocols differ from this one as the documentation of the study says.",
+                "Test accuracies of the published figures, read off them by eye; their protocols differ from this one as the deviations say.",
                 None,
-                ("method", "figure", "removed", "test accuracy, %"),
-                [(one.what, f"{one.source} (read off)", one.removed, f"{100 * one.accuracy:.2f}") for one in study.published],
-                2,
+                ("method", "source", "how known", "removed", "test accuracy, %"),
+                [(one.what, one.source, one.known, one.removed, f"{100 * one.accuracy:.2f}") for one in study.published],
+                3,
             )
         )
+    elif study.deviations:
+        parts.append(
+            Part(
+                "Published",
+                "Published numbers of these data are not obtainable: the sources at hand have MNIST and CIFAR-10 only.",
+            )
+        )
+    parts += deviations(study.deviations)
     return render_protocol(study, f"Cleansing: {study.facts.get('data', '')}", lead, parts)
 
 

@@ -3,7 +3,7 @@
 from ..core.fidelity import FidelityStudy, Measure, Spread
 from .charts import Spec, framed
 from .html import minus
-from .protocol import Part, render_protocol
+from .protocol import Part, deviations, render_protocol
 
 NAMES: dict[Measure, tuple[str, str]] = {
     "tau": ("Kendall's tau", "over all examples"),
@@ -24,7 +24,11 @@ def render_fidelity(study: FidelityStudy) -> str:
             f"{name}",
             f"{name} {of}, with leave-one-out: mean (standard deviation) over seeds, and in brackets a 95 % interval of the mean, made wider than "
             "Student's because such numbers are skewed."
-            + (" Published numbers stand below, each with its source." if _published(study, measure) else ""),
+            + (
+                " Published numbers stand below, each with its source and how it is known."
+                if _published(study, measure)
+                else " Published numbers of it are not obtainable."
+            ),
             agreements(study, measure),
             ("method", *study.cells),
             [
@@ -54,6 +58,7 @@ def render_fidelity(study: FidelityStudy) -> str:
             "Trainings", "The training of each seed on all examples, and how long those without each took.", None, columns, truths
         )
     )
+    parts += deviations(study.deviations)
     return render_protocol(study, f"Fidelity: {study.facts.get('data', '')}", lead, parts)
 
 
@@ -73,13 +78,13 @@ def _published(study: FidelityStudy, measure: Measure) -> list[tuple[str, ...]]:
     """A row for each published method of each source."""
     found = [one for one in study.published if one.measure == measure]
     rows = []
-    for what, source in dict.fromkeys((one.what, one.source) for one in found):
-        by_cell = {one.setting: one for one in found if (one.what, one.source) == (what, source)}
+    for what, source, known in dict.fromkeys((one.what, one.source, one.known) for one in found):
+        by_cell = {one.setting: one for one in found if (one.what, one.source, one.known) == (what, source, known)}
         cells = []
         for setting in study.cells:
             one = by_cell.get(setting)
             cells.append("–" if one is None else f"{one.mean:.3g}" + (f" ({one.std:.2f})" if one.std is not None else ""))
-        rows.append((f"published: {what} ({source})", *cells))
+        rows.append((f"published: {what} ({source}; {known})", *cells))
     return rows
 
 

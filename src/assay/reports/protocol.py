@@ -72,6 +72,14 @@ def render_protocol(study: Told, title: str, lead: str, parts: Sequence[Part]) -
     )
 
 
+def deviations(study_deviations: Sequence[str]) -> list[Part]:
+    """The part that says where a study does other things than its sources; none where nothing is told."""
+    rows = [(str(place), words) for place, words in enumerate(study_deviations, 1)]
+    return (
+        [Part("Deviations", "Where this study does other things than its sources.", None, ("", "what"), rows, 2)] if rows else []
+    )
+
+
 def sized(count: int) -> str:
     """A number of bytes as text."""
     power = next((power for power in (3, 2, 1) if count >= 1000**power), 0)

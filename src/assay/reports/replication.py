@@ -1,10 +1,11 @@
 """The page of a study of several sections: a figure and a table each, published numbers beside, and where the study deviates."""
 
 from ..core.fidelity import Spread
-from ..core.replication import PublishedNumber, ReplicationStudy, Section
+from ..core.published import PublishedNumber
+from ..core.replication import ReplicationStudy, Section
 from .charts import Spec, framed
 from .html import minus
-from .protocol import Part, render_protocol
+from .protocol import Part, deviations, render_protocol
 
 MARKS = {"above": "▲ ", "below": "▼ "}
 """Before a number that is told apart from its control."""
@@ -41,9 +42,7 @@ def render_replication(study: ReplicationStudy) -> str:
                 5,
             )
         )
-    if study.deviations:
-        rows = [(str(place), words) for place, words in enumerate(study.deviations, 1)]
-        parts.append(Part("Deviations", "Where this study does other things than its sources.", None, ("", "what"), rows, 2))
+    parts += deviations(study.deviations)
     return render_protocol(study, f"Study {study.name}: {study.facts.get('data', '')}", lead, parts)
 
 

@@ -3,7 +3,7 @@
 import statistics
 from typing import Any
 
-from ..core.study import ALL, EASY, HARD, RANDOM, PowerLawFit, Study
+from ..core.study import ACCURACY, ALL, EASY, HARD, RANDOM, PowerLawFit, Study
 from . import charts
 from .charts import Spec, framed
 from .html import CHARTS, environment, minus, policy, read, scripts
@@ -33,6 +33,7 @@ def render_study(study: Study) -> str:
         specs=_specs(study),
         contests=_contests(study),
         angles=_angles(study),
+        published=_published(study),
     )
 
 
@@ -61,6 +62,28 @@ def _contests(study: Study) -> list[dict[str, Any]]:
         )
         row["found"].append(one.comparison)
     return list(rows.values())
+
+
+def _published(study: Study) -> list[tuple[str, ...]]:
+    """Every published number, how it is known, and what this study has of it; accuracies in percent."""
+
+    def shown(section: str, value: float | None) -> str:
+        if value is None:
+            return "–"
+        return f"{100 * value:.2f} %" if section == ACCURACY else minus(f"{value:.4g}")
+
+    return [
+        (
+            one.section,
+            one.row,
+            one.column,
+            one.source,
+            one.known,
+            shown(one.section, one.value),
+            shown(one.section, study.beside(one)),
+        )
+        for one in study.published
+    ]
 
 
 def _angles(study: Study) -> list[float]:

@@ -24,6 +24,7 @@ from ..core.ids import Ids
 from ..core.lds import LDS, SubsetTraining
 from ..core.lineage import Lineage
 from ..core.probe import Probe
+from ..core.published import PublishedNumber
 from ..core.replication import ReplicationStudy
 from ..core.report_data import Agreement
 from ..core.scores import Direction, Scores
@@ -540,7 +541,7 @@ def save_study(study: AnyStudy, path: str | Path) -> None:
         save_json("study", dataclasses.asdict(study), path)
         return
     body = {field.name: getattr(study, field.name) for field in dataclasses.fields(study)}
-    for name in ("trained", "laws", "frontiers", "contests", "theory"):
+    for name in ("trained", "laws", "frontiers", "contests", "theory", "published"):
         body[name] = [dataclasses.asdict(one) for one in body[name]]
     if (agreement := study.agreement) is not None:
         # NaN, which JSON has no word for, is where a metric ranks nothing.
@@ -583,6 +584,8 @@ def load_study(path: str | Path) -> AnyStudy:
             theory=_typed(tuple[Theory, ...], body["theory"]),
             notes=_typed(tuple[str, ...], body["notes"]),
             claims=_typed(int, body.get("claims", 0)),
+            published=_typed(tuple[PublishedNumber, ...], body.get("published", [])),
+            deviations=_typed(tuple[str, ...], body.get("deviations", [])),
         )
 
 

@@ -31,13 +31,15 @@ from ..maths import draws, power_law, ranking, statistics
 from ..replay.activations import layered
 from ..reports.study import render_study
 from ..runs.artefacts import load_scores
+from ..runs.disk import replace
 from ..runs.paths import RunPaths, StudyPaths
 from ..runs.run import Run
 from ..runs.schema import here
 from ..training.batches import sizes
 from ..training.device import device_named
 from . import folders
-from .folders import claimed, told
+from .folders import told
+from .replication import numbers_table, owned, write_plan
 from .trainings import Job, Recorded, check_epochs, outcomes, recordings
 
 
@@ -149,7 +151,7 @@ def kept(
     return torch.cat(parts).sort().values
 
 
-def study(setup: Setup, folder: str | Path, execution: Execution) -> Study:
+def study(setup: Setup, folder: str | Path, execution: Execution, scale: str, combined: Mapping[str, Any]) -> Study:
     """Do all recordings, scorings, prunings and trainings still due, and return the study; `written` saves it.
 
     Recordings and trainings are kept in `folder` as they are finished, and reused when the same study is run again.
@@ -158,6 +160,8 @@ def study(setup: Setup, folder: str | Path, execution: Execution) -> Study:
         setup: Settings of the study.
         folder: Where recordings and trainings are kept.
         execution: Where recordings and trainings run, and who is told of each.
+        scale: The scale, for the plan that is written.
+        combined: What the study combines by the names of its options, for the same.
 
     Raises:
         UsageError: The plan does not fit the data, a choice keeps no example, or prediction depth is asked for more layers than there are.
@@ -165,18 +169,26 @@ def study(setup: Setup, folder: str | Path, execution: Execution) -> Study:
         OutputExists: The folder holds a study of other settings, or files of other kinds in its places.
         TrialFailed: A recording or a training ended in an error; with path and tail of its log.
     """
-    return pruned(setup, claimed(folder, _told(setup)), execution)
+    paths = owned(folder, _told(setup))
+
+    def begin(work: Sequence[Work]) -> None:
+        write_plan(paths, setup.name, work, setup.plan, combined, scale)
+
+    return pruned(setup, paths, execution, begin)
 
 
-def pruned(setup: Setup, paths: StudyPaths, execution: Execution) -> Study:
-    """As `study`, in a folder that belongs to a study already."""
+def pruned(setup: Setup, paths: StudyPaths, execution: Execution, begin: Callable[[Sequence[Work]], None] | None = None) -> Study:
+    """As `study`, in a folder that belongs to a study already; `begin` is called with all trainings before the first."""
     progress = execution.progress
     # Files may have changed since this process last read them.
     loaded = load_data(setup.final(0), anew=True)
     setup.plan.augmentation(loaded, 0)
     _check_layers(setup, loaded)
     steps = _steps(setup)
-    announce(execution, _work(setup, steps))
+    work = _work(setup, steps)
+    announce(execution, work)
+    if begin is not None:
+        begin(work)
     with contextlib.ExitStack() as stack:
         pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
         probes = _probes(setup, paths, pool, progress)
@@ -209,11 +221,12 @@ def _check_layers(setup: Setup, loaded: LoadedData) -> None:
 
 
 def written(found: Study, folder: str | Path) -> Path:
-    """Save a study and its page in its folder, and return the path of the page.
+    """Save a study, its table and its page in its folder, and return the path of the page.
 
     Raises:
         NotWritten: The disk refuses.
     """
+    replace(StudyPaths(Path(folder)).summary, numbers_table(found.numbers, found.published).encode())
     return folders.written(found, folder, render_study(found))
 
 

@@ -5,13 +5,7 @@ In each trial a net is trained and recorded, every method scores the training ex
 all of training) is repeated without the n worst, for every n, without as many random examples, and with all. How many to remove is chosen on the
 validation examples and shown on the test examples.
 
-Departures from the released codes, each of which is an error or a gap there: the Hessian's share of SGD-influence is divided by the batch once;
-influence functions have the sign of leaving an example out; every trial starts from weights, a split and an order of its own; the start of each
-window is kept, so that all of training can be repeated; results are found by all that they depend on; an example's gradient is that in its batch,
-with the statistics of batch normalisation; a random choice is seeded and its parts nest; the training from which nothing is removed is done and
-counted once; digits are not mirrored; images keep their size and are normalised by their own mean and deviation; an epoch is cut into even
-batches; the count is chosen on validation examples, among those predicted to do harm, where the codes read the best one off the test curve. The
-validation part is the same fraction of every class.
+`DEVIATIONS` says where this is not what the released codes do, each of which is an error or a gap there.
 """
 
 import csv
@@ -42,7 +36,7 @@ from ..core.cleansing import (
     chosen_count,
 )
 from ..core.curve import NONE, RANDOM, WORST, By
-from ..core.errors import OutputExists, UnknownName, UsageError
+from ..core.errors import UnknownName, UsageError
 from ..core.method import AbstractMethod
 from ..core.needs import Need
 from ..core.scores import Scores
@@ -64,7 +58,8 @@ from ..runs.paths import StudyPaths
 from ..runs.run import Run
 from ..runs.schema import here
 from ..training.device import device_named
-from .folders import claimed, told, written
+from .folders import told, written
+from .replication import owned, write_plan
 from .scaling import planned, titled
 from .trainings import Recorded, recordings
 
@@ -147,6 +142,22 @@ PUBLISHED = {
     ),
 }
 """Published test accuracies, all read off figures, by data."""
+
+
+DEVIATIONS = (
+    "The Hessian's share of SGD-influence is divided by the batch once, where the released codes divide it twice.",
+    "Influence functions have the sign of leaving an example out, which is reversed in the released codes.",
+    "Every trial starts from weights, a split and an order of its own, and not from the weights of the trial before.",
+    "The start of each window is kept, so that all of training can be repeated too.",
+    "Results are found by everything that they depend on, and not by method and seed alone.",
+    "An example's gradient is the one in its batch, with the batch's statistics, and not in a batch of one.",
+    "A random choice is seeded, and its parts nest.",
+    "The training from which nothing is removed is done and counted once in each trial.",
+    "Digits are not mirrored; images keep their size and have the mean and deviation of their training part.",
+    "An epoch is cut into even batches.",
+    "The count is chosen on validation examples, among those predicted to do harm, where the released codes read the best one off the test curve.",
+    "The validation part is the same fraction of every class.",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,10 +247,9 @@ def study_cleansing(
         OutputExists: The folder holds a study of other settings.
         TrialFailed: A recording, a scoring or a training ended in an error.
     """
-    setup = _setup(settings, scale, grid or CleansingGrid())
-    paths = claimed(folder, told({"study": "cleansing", **setup.plain()}))
-    if paths.summary.exists() and not paths.results.exists():
-        raise OutputExists(f"{paths.summary} is there and is of no study; name another folder.")
+    grid = grid or CleansingGrid()
+    setup = _setup(settings, scale, grid)
+    paths = owned(folder, told({"study": "cleansing", **setup.plain()}))
     # Files may have changed since this process last read them.
     loaded = load_data(setup.of_trial(0), anew=True)
     setup.plan.augmentation(loaded, 0)
@@ -257,7 +267,14 @@ def study_cleansing(
     notes = []
     if left := [f"{count:,}" for count in setup.remove if count not in fit]:
         notes.append(f"{', '.join(left)} were not removed: there are {len(loaded.train):,} training examples.")
-    announce(execution, _work(setup, len(fit), len(loaded.train)))
+    work = _work(setup, len(fit), len(loaded.train))
+    announce(execution, work)
+    combined = {
+        # As they were asked for: a title leaves out a window that is the default, which a text without one need not be.
+        "methods": list(SCALES[scale].methods if grid.methods is None else titled(grid.methods)),
+        "remove": list(setup.remove), "trials": setup.trials, "retrain": setup.retrain, "chosen_by": setup.chosen_by,
+    }  # fmt: skip
+    write_plan(paths, "cleansing", work, setup.plan, combined, scale)
     execution = execution or Execution()
     with ExitStack() as stack:
         pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
@@ -273,7 +290,7 @@ def study_cleansing(
     name = data.parse(setup.plan.data).name
     found = CleansingStudy(
         "cleansing", told({"study": "cleansing", **setup.plain()}), _facts(setup, runs[0]), tuple(trained), tuple(chosen),
-        storage=tuple(_storage(setup, runs[0])), published=PUBLISHED.get(name, ()), notes=tuple(notes),
+        storage=tuple(_storage(setup, runs[0])), published=PUBLISHED.get(name, ()), notes=tuple(notes), deviations=DEVIATIONS,
     )  # fmt: skip
     found = compared(found)
     replace(paths.summary, table(found).encode())

@@ -18,7 +18,8 @@ from .. import methods
 from ..cluster.executors import executor
 from ..core.arguments import checked_arguments, checked_fields
 from ..core.errors import UnknownName, UsageError
-from ..core.replication import LeftOut, Measured, PublishedNumber, ReplicationStudy, Section
+from ..core.published import PublishedNumber
+from ..core.replication import LeftOut, Measured, ReplicationStudy, Section
 from ..core.scores import Scores
 from ..core.study import ALL, EASY, HARD, RANDOM, Study
 from ..experiments.detection import detect
@@ -204,6 +205,7 @@ def study_complexity_gap(
             "metrics": list(metrics[1:]), "fractions": [one for one in setup.fractions if one < 1], "seeds": setup.seeds, "probe_epochs": epochs,
             "models": models, "rate": grid.rate, "rep_num": grid.rep_num, "unbalance_ratio": grid.unbalance_ratio,
         },
+        scale,
     )  # fmt: skip
     titles = (*metrics, *(gaps[term] for term in TERMS))
     with ExitStack() as stack:

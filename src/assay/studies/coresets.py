@@ -17,7 +17,8 @@ from ..cluster.executors import executor
 from ..core import options
 from ..core.arguments import checked_arguments, checked_fields
 from ..core.errors import UnknownName, UsageError
-from ..core.replication import LeftOut, PublishedNumber, ReplicationStudy, Section
+from ..core.published import PublishedNumber
+from ..core.replication import LeftOut, ReplicationStudy, Section
 from ..core.study import RANDOM
 from ..experiments.estimate import announce
 from ..experiments.execution import Execution
@@ -177,7 +178,7 @@ def study_coresets(
         "batches": {f"{fraction:g}": batch for fraction, batch in protocol.batches.items()} or None,
     }  # fmt: skip
     left = tuple(LeftOut(SECTION, name, "every fraction", why) for name, why in absent.items())
-    study = carried_out("coresets", protocol, folder, combined, execution or Execution())
+    study = carried_out("coresets", protocol, folder, combined, scale, execution or Execution())
     return finish(
         dataclasses.replace(study, left_out=(*study.left_out, *left), published=PUBLISHED, deviations=DEVIATIONS), folder
     )
@@ -188,10 +189,11 @@ def carried_out(
     protocol: Protocol,
     folder: str | Path,
     combined: Mapping[str, Any],
+    scale: str,
     execution: Execution,
     altered: Callable[[StudyPaths], Plan] | None = None,
 ) -> ReplicationStudy:
-    """A study of choices, not compared and not written yet; `altered` writes other data into its folder, and returns the plan of these.
+    """A study of choices, not compared and not written yet; `scale` stands in its plan, and `altered` writes other data into its folder, and returns the plan of these.
 
     Raises:
         OutputExists: The folder holds a study of other settings.
@@ -203,7 +205,7 @@ def carried_out(
     plan.augmentation(load_data(plan, anew=True), 0)
     work = protocol.work()
     announce(execution, work)
-    write_plan(paths, name, work, plan, combined)
+    write_plan(paths, name, work, plan, combined, scale)
     with ExitStack() as stack:
         pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
         carried = protocol if altered is None else dataclasses.replace(protocol, plan=altered(paths))

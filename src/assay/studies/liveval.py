@@ -28,7 +28,8 @@ from ..core.errors import UnknownName, UsageError
 from ..core.ids import Ids
 from ..core.lineage import fingerprint
 from ..core.method import AbstractMethod
-from ..core.replication import LeftOut, Measured, PublishedNumber, ReplicationStudy, Section
+from ..core.published import PublishedNumber
+from ..core.replication import LeftOut, Measured, ReplicationStudy, Section
 from ..core.scores import ordered
 from ..core.study import ALL, RANDOM
 from ..core.trial import Outcome
@@ -191,6 +192,7 @@ class LiveValGrid:
         delta_step: Steps of the window, of the sweep.
         eps_min: Lower thresholds of the sweep.
         eps_max: Upper thresholds of the sweep.
+        selection_epochs: After how many epochs examples are scored where `n_epochs` does not say it; the plan's if None. New nets of train_and_eval take the plan's.
 
     Raises:
         UsageError: A value is of a wrong kind or outside its range.
@@ -213,8 +215,11 @@ class LiveValGrid:
     delta_step: Sequence[int] | None = None
     eps_min: Sequence[float] | None = None
     eps_max: Sequence[float] | None = None
+    selection_epochs: int | None = None
 
     def __post_init__(self):
+        if self.selection_epochs is not None and self.selection_epochs < 1:
+            raise UsageError(f"selection_epochs={self.selection_epochs} is no whole number of 1 or more.")
         object.__setattr__(self, "modes", each_once("modes", titled(self.modes)))
         if strange := [mode for mode in self.modes if mode not in MODES]:
             raise UnknownName("experiment of this study", str(strange[0]), MODES)
@@ -279,6 +284,11 @@ class _Setup:
         """The methods that train again without each example."""
         return tuple(one for one in self.methods if one.retrains)
 
+    @property
+    def selection_epochs(self) -> int:
+        """After how many epochs examples are scored where no other number is asked for."""
+        return self.grid["selection_epochs"] or self.plan.training.epochs
+
     def seeds(self) -> list[int]:
         """The seeds of the repetitions."""
         return [self.plan.seed + repetition for repetition in range(self.grid["seeds"])]
@@ -315,7 +325,9 @@ def study_liveval(
         raise UnknownName("scale", scale, SCALES)
     preset, execution = SCALES[scale], execution or Execution()
     setup = _setup(planned(preset.settings, settings), (grid or LiveValGrid()).filled(preset.grid))
-    plain = {"study": "liveval", "plan": setup.plan.plain(), **setup.grid, "methods": [one.title for one in setup.methods]}
+    # A study without a number of its own has the settings that it always had.
+    combined = {name: value for name, value in setup.grid.items() if name != "selection_epochs" or value is not None}
+    plain = {"study": "liveval", "plan": setup.plan.plain(), **combined, "methods": [one.title for one in setup.methods]}
     paths = owned(folder, told(plain))
     load_data(_based(setup, setup.plan.seed), anew=True)
     with ExitStack() as stack:
@@ -330,6 +342,7 @@ def study_liveval(
             work,
             setup.plan,
             {**setup.grid, "methods": [one.title for one in setup.methods]},
+            scale,
         )
         runs = recordings([_recorded(setup, case) for case in cases], paths, pool, progress)
         worth = [_valued(setup, case, Run(run), paths, pool, progress) for case, run in zip(cases, runs, strict=True)]
@@ -379,10 +392,9 @@ def _setup(plan: Plan, grid: dict[str, Any]) -> _Setup:
     }
     used = [name for name, modes in counted_in.items() if modes & set(grid["modes"])]
     most = max((max(grid[name]) for name in used), default=0)
-    detected_after = (
-        min(grid["n_epochs"]) if {"early_detection", "boundary_detection"} & set(grid["modes"]) else plan.training.epochs
-    )
-    check_epochs([method.title for method in titles], min(detected_after, plan.training.epochs))
+    selected_after = grid["selection_epochs"] or plan.training.epochs
+    detected_after = min(grid["n_epochs"]) if {"early_detection", "boundary_detection"} & set(grid["modes"]) else selected_after
+    check_epochs([method.title for method in titles], min(detected_after, selected_after))
     if not most < grid["num_scores"]:
         raise UsageError(f"num_scores={grid['num_scores']} is not above {most}, the altered examples among them; track more.")
     del grid["methods"]
@@ -395,7 +407,7 @@ def _based(setup: _Setup, seed: int) -> Plan:
 
 def _wanted(setup: _Setup) -> dict[tuple[str, int, float], set[int]]:
     """For how many epochs is trained on each altered data: by how they are altered, how many examples, and how far."""
-    grid, epochs = setup.grid, setup.plan.training.epochs
+    grid, epochs = setup.grid, setup.selection_epochs
     modes = grid["modes"]
     wanted: dict[tuple[str, int, float], set[int]] = {}
     for count in grid["num_flip"]:
@@ -434,6 +446,10 @@ def _cases(setup: _Setup, seed: int, paths: StudyPaths) -> Iterator[Case]:
                 which: Plan.make({**plain, "data": options.join("arrays", {"path": str(path)})})
                 for which, path in files_of.items()
             }
+            if mode == "clean":
+                plans["final"] = Plan.make(
+                    {**plans["final"].plain(), "recipe": {**setup.plan.recipe, "epochs": setup.plan.training.epochs}}
+                )
             record = Plan.make({**plans["record"].plain(), "record": {"checkpoints": "every"}})
             ids = loaded.train.ids
             yield Case(
@@ -509,7 +525,7 @@ def _of_sweep(setup: _Setup, case: Case) -> bool:
         "sweep" in setup.grid["modes"]
         and case.mode == "flip"
         and case.count == max(setup.grid["num_flip"])
-        and case.epochs == setup.plan.training.epochs
+        and case.epochs == setup.selection_epochs
     )
 
 
@@ -599,7 +615,7 @@ def _numbers(
 def _columns(setup: _Setup, case: Case) -> Iterator[tuple[str, str]]:
     """The sections and columns that a case counts for."""
     grid = setup.grid
-    if case.mode == "flip" and "flip" in grid["modes"] and case.epochs == setup.plan.training.epochs:
+    if case.mode == "flip" and "flip" in grid["modes"] and case.epochs == setup.selection_epochs:
         yield FLIP, f"{case.count}"
     if case.mode == "corrupt":
         yield CORRUPT, f"{case.count}"
@@ -735,7 +751,7 @@ def _work(setup: _Setup) -> list[Work]:
         for length in lengths:
             recorded[length] += seeds
             if mode == "clean":
-                final[length] += seeds * (len(grid["fraction"]) * (len(setup.quick) + 1) + 1)
+                final[setup.plan.training.epochs] += seeds * (len(grid["fraction"]) * (len(setup.quick) + 1) + 1)
                 continue
             again[length] += seeds * len(setup.slow) * (1 + grid["num_scores"])
             if mode == "flip" and "early_detection" in grid["modes"] and length in grid["n_epochs"]:

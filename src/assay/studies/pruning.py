@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from .. import data, methods
+from .. import data, methods, policies
 from ..core import options
 from ..core.arguments import checked_arguments, checked_fields
 from ..core.errors import UnknownName, UsageError
-from ..core.replication import Known, PublishedNumber, ReplicationStudy
+from ..core.published import Known, PublishedNumber
+from ..core.replication import ReplicationStudy
 from ..core.study import ALL, RANDOM
 from ..experiments.execution import Execution
 from ..experiments.plan import Plan, load_data, merged
@@ -24,9 +25,9 @@ from ..maths import draws
 from ..runs.paths import StudyPaths
 from .alterations import check_in_memory, saved_arrays, transformed
 from .coresets import batches_of, carried_out
-from .parts import SECTION, Budget, Choice, Protocol, live_controls
-from .replication import check_plan, counted, finish, fractions_of
-from .scaling import planned
+from .parts import SECTION, Budget, Choice, Protocol, budget_options, live_controls
+from .replication import check_plan, counted, each_once, finish, fractions_of
+from .scaling import planned, titled
 
 SCHEDULE = 200
 """Epochs of the schedule in which the papers count, but for ImageNet."""
@@ -167,6 +168,26 @@ UNOBTAINABLE = (
         "DUAL; its tables were not at hand",
     ),
 )
+ROWS = (
+    RANDOM, "EL2N", "entropy", "forgetting", "AUM", "Dyn-Unc", "TDDS", "CCS", "D2", "Moderate", "BWS", "DUAL", "DUAL + CCS", "DUAL + beta",
+)  # fmt: skip
+"""Rows of the tables that keep a fraction once."""
+_OF_DUAL = ("DUAL", "DUAL + CCS", "DUAL + beta")
+READ_BY = {
+    "early_epochs": ("EL2N", *_OF_DUAL),
+    "window": ("Dyn-Unc", *_OF_DUAL),
+    "c_d": ("DUAL + beta",),
+    "c_0": ("DUAL + beta",),
+    "cutoff": ("CCS", "D2", "DUAL + CCS"),
+    "strata": ("CCS", "DUAL + CCS"),
+    "trajectory_len": ("TDDS",),
+    "window_size": ("TDDS",),
+    "decay": ("TDDS",),
+    "n_neighbor": ("D2",),
+    "gamma": ("D2",),
+}
+"""Which rows read an option."""
+ADDED = ("methods", "trajectory_len", "window_size", "decay", "c_0", "strata", "n_neighbor", "gamma")
 DEVIATIONS = (
     "TDDS has the windows and the probabilities of its authors' code; DUAL's code froze the window and took logits for probabilities, from which its TDDS row may come.",
     "AUM is the mean margin over all epochs, lowest first; DUAL's code kept the last epoch only, easiest first.",
@@ -198,9 +219,18 @@ class PruningGrid:
         batches: Batch sizes by fraction, such as {0.1: 32}; the plan's elsewhere. Empty for the plan's everywhere.
         corrupt: Fraction of the training images that are corrupted.
         corrupt_intensity: How far.
+        methods: Rows of the tables, such as "EL2N" and "DUAL + beta", whatever the case and signs, and "rs2"; all if None. Random is always the control.
+        trajectory_len: Epochs that TDDS reads, whatever is pruned.
+        window_size: Its window.
+        decay: Weight of its newest window; 0.9.
+        c_0: Concentration of beta sampling; 15.
+        strata: Number of strata of CCS; 50.
+        n_neighbor: Number of neighbours of D2; 5.
+        gamma: How fast what D2 takes from neighbours falls with the distance; 0.1.
 
     Raises:
-        UsageError: A value is of a wrong kind or outside its range.
+        UnknownName: No such row.
+        UsageError: A value is of a wrong kind or outside its range, or no row that is asked for reads it.
     """
 
     fractions: Sequence[float] | None = None
@@ -213,6 +243,14 @@ class PruningGrid:
     batches: Mapping[float, int] | None = None
     corrupt: float = 0.0
     corrupt_intensity: float = 1.0
+    methods: str | Sequence[str] | None = None
+    trajectory_len: int | None = None
+    window_size: int | None = None
+    decay: float | None = None
+    c_0: float | None = None
+    strata: int | None = None
+    n_neighbor: int | None = None
+    gamma: float | None = None
 
     def __post_init__(self):
         if self.budget not in ("epochs", "steps"):
@@ -223,9 +261,26 @@ class PruningGrid:
             raise UsageError(
                 f"corrupt={self.corrupt:g} is a fraction in 0..1, and corrupt_intensity={self.corrupt_intensity:g} a number from 0 on."
             )
-        for name in ("early_epochs", "window"):
+        for name in ("early_epochs", "window", "trajectory_len", "window_size", "strata", "n_neighbor"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UsageError(f"{name}={value} is no whole number of 1 or more.")
+        if self.methods is None:
+            return
+        named = {_bare(row): row for row in (*ROWS, *live_controls())}
+        if strange := [one for one in titled(self.methods) if _bare(one) not in named]:
+            raise UnknownName("row of this study", strange[0], named.values())
+        object.__setattr__(self, "methods", each_once("methods", [named[_bare(one)] for one in titled(self.methods)]))
+        for option, readers in READ_BY.items():
+            if getattr(self, option) is not None and not {*readers} & {*titled(self.methods)}:
+                raise UsageError(
+                    f"{option} is read by {', '.join(readers)} only, none of which is among {', '.join(titled(self.methods))}; leave it out."
+                )
+
+    @property
+    def added(self) -> dict[str, Any]:
+        """The options that a later version added, as far as they are given: a study without them has the settings that it always had."""
+        found = {name: getattr(self, name) for name in ADDED if getattr(self, name) is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
 @checked_arguments
@@ -271,13 +326,14 @@ def study_pruning(
         else batches_of(grid.batches)
     )
     choices = {fraction: rows(fraction, plan.training.epochs, of_data, grid) for fraction in fractions}
-    protocol = Protocol(plan, choices, live_controls(), counted(grid.seeds, preset.seeds), grid.budget, batches, "train")
+    live = tuple(one for one in live_controls() if grid.methods is None or one in grid.methods)
+    protocol = Protocol(plan, choices, live, counted(grid.seeds, preset.seeds), grid.budget, batches, "train")
     combined = {
         "fractions": list(fractions), "seeds": protocol.seeds, "early_epochs": grid.early_epochs, "window": grid.window, "c_d": grid.c_d, "cutoff": grid.cutoff,
-        "budget": grid.budget, "batches": {f"{fraction:g}": batch for fraction, batch in batches.items()}, "corrupt": grid.corrupt, "corrupt_intensity": grid.corrupt_intensity,
+        "budget": grid.budget, "batches": {f"{fraction:g}": batch for fraction, batch in batches.items()}, "corrupt": grid.corrupt, "corrupt_intensity": grid.corrupt_intensity, **grid.added,
     }  # fmt: skip
     altered = functools.partial(corrupted, plan, grid.corrupt, grid.corrupt_intensity) if grid.corrupt else None
-    study = carried_out("pruning", protocol, folder, combined, execution or Execution(), altered)
+    study = carried_out("pruning", protocol, folder, combined, scale, execution or Execution(), altered)
     name = data.parse(plan.data).name
     published = PUBLISHED.get(name, ()) if plan.plant is None and not grid.corrupt else ()
     notes = []
@@ -291,7 +347,7 @@ def study_pruning(
 
 
 def rows(keep: float, epochs: int, of_data: OfData, grid: PruningGrid) -> tuple[Choice, ...]:
-    """The rows of the papers' tables for one fraction that is kept.
+    """The rows of the papers' tables for one fraction that is kept, all or those that are asked for, and random.
 
     Args:
         keep: The fraction.
@@ -308,31 +364,55 @@ def rows(keep: float, epochs: int, of_data: OfData, grid: PruningGrid) -> tuple[
     early = min(max(_part(of_data.early, epochs, whole), window + 1), epochs) if grid.early_epochs is None else grid.early_epochs
     at = min(_part(EL2N_AT, epochs, whole), early - 1)
     last, span = of_data.tdds[place]
-    tdds_window = _part(span, epochs, whole, SHORTEST)
-    tdds_epochs = min(max(_part(last, epochs, whole), tdds_window + 1), epochs)
+    tdds_window = _part(span, epochs, whole, SHORTEST) if grid.window_size is None else grid.window_size
+    tdds_epochs = (
+        min(max(_part(last, epochs, whole), tdds_window + 1), epochs) if grid.trajectory_len is None else grid.trajectory_len
+    )
     if max(early, tdds_epochs, window + 1) > epochs:
         raise UsageError(
-            f"The first {max(early, tdds_epochs, window + 1)} epochs are read, and the plan has {epochs}; give more epochs, or fewer early_epochs."
+            f"The first {max(early, tdds_epochs, window + 1)} epochs are read, and the plan has {epochs}; give more epochs, or fewer early_epochs or trajectory_len."
+        )
+    if tdds_window > tdds_epochs:
+        raise UsageError(
+            f"window_size={tdds_window} is more than the {tdds_epochs} epochs that TDDS reads; give a smaller window_size or a longer trajectory_len."
         )
     cutoff = of_data.cutoff[place] if grid.cutoff is None else grid.cutoff
     c_d = of_data.c_d if grid.c_d is None else grid.c_d
     dual = methods.parse("dual", {"window": window, "epochs": early}).title
-    return (
+    tdds = {"window": tdds_window, "epochs": tdds_epochs, **_given(decay=grid.decay)}
+    ccs = options.join("ccs", {"cutoff": cutoff, **_given(strata=grid.strata)})
+    d2 = options.join("d2", {"cutoff": cutoff, **_given(k=grid.n_neighbor, gamma_r=grid.gamma)})
+    beta = options.join("beta", {"c_d": c_d, **_given(c_0=grid.c_0)})
+    found = (
         Choice(RANDOM, "random"),
         Choice("EL2N", "top_k", methods.parse("el2n", {"at": at}).title),
         Choice("entropy", "top_k", methods.parse("entropy").title),
         Choice("forgetting", "top_k", methods.parse("forgetting").title),
         Choice("AUM", "bottom_k", methods.parse("aum").title),
         Choice("Dyn-Unc", "top_k", methods.parse("dyn_unc", {"window": window}).title),
-        Choice("TDDS", "top_k", methods.parse("tdds", {"window": tdds_window, "epochs": tdds_epochs}).title),
-        Choice("CCS", options.join("ccs", {"cutoff": cutoff}), methods.parse("aum", {"form": "probs", "reduce": "sum"}).title),
-        Choice("D2", options.join("d2", {"cutoff": cutoff}), methods.parse("forgetting").title),
+        Choice("TDDS", "top_k", methods.parse("tdds", tdds).title),
+        Choice("CCS", ccs, methods.parse("aum", {"form": "probs", "reduce": "sum"}).title),
+        Choice("D2", d2, methods.parse("forgetting").title),
         Choice("Moderate", "moderate"),
         Choice("BWS", "bws", methods.parse("forgetting").title),
         Choice("DUAL", "top_k", dual),
-        Choice("DUAL + CCS", options.join("ccs", {"cutoff": cutoff}), dual),
-        Choice("DUAL + beta", options.join("beta", {"c_d": c_d}), dual),
+        Choice("DUAL + CCS", ccs, dual),
+        Choice("DUAL + beta", beta, dual),
     )
+    asked = tuple(one for one in found if grid.methods is None or one.row in (RANDOM, *grid.methods))
+    for choice in asked:
+        # Refuses, before anything is recorded, options that are out of range.
+        policies.parse(choice.selector, budget_options(choice.selector, keep, 0))
+    return asked
+
+
+def _given(**given: Any) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _bare(row: str) -> str:
+    """A row's name without case, signs and spaces."""
+    return "".join(letter for letter in row.lower() if letter.isalnum())
 
 
 def _part(count: int, epochs: int, whole: int, least: int = 1) -> int:

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.arguments import described
 from ..core.errors import OutputExists, UsageError
+from ..core.published import PublishedNumber
 from ..core.replication import Measured, ReplicationStudy, RowComparison, Section
 from ..core.study import ALL
 from ..core.trial import FEWEST, Comparison
@@ -40,7 +41,8 @@ def owned(folder: str | Path, settings: Mapping[str, Any]) -> StudyPaths:
     paths = claimed(folder, settings)
     if paths.plan.exists() and WRITTEN.encode() not in beginning(paths.plan):
         raise OutputExists(f"{paths.plan} is there and was not written by a study; name another folder.")
-    if paths.summary.exists() and not paths.results.exists():
+    # A study that wrote its plan may have been stopped between its table and its results.
+    if paths.summary.exists() and not (paths.results.exists() or paths.plan.exists()):
         raise OutputExists(f"{paths.summary} is there and is of no study; name another folder.")
     return paths
 
@@ -170,15 +172,18 @@ def finish(found: ReplicationStudy, folder: str | Path) -> ReplicationStudy:
     return found
 
 
-def write_plan(paths: StudyPaths, name: str, work: Sequence[Work], plan: Plan, grid: Mapping[str, Any]) -> None:
+def write_plan(
+    paths: StudyPaths, name: str, work: Sequence[Work], plan: Plan | None, grid: Mapping[str, Any], scale: str
+) -> None:
     """Write the plan that the study carries out as TOML that `--plan` takes; its first lines say how many trainings it is.
 
     Args:
         paths: Where.
         name: Name of the study.
         work: All trainings.
-        plan: The plan of one training.
+        plan: The plan of one training; None for a study whose trainings have none.
         grid: What the study combines; None is left out.
+        scale: The scale that says what neither of them does.
 
     Raises:
         NotWritten: The disk refuses.
@@ -186,8 +191,9 @@ def write_plan(paths: StudyPaths, name: str, work: Sequence[Work], plan: Plan, g
     text = f"{WRITTEN}{name}\n# {counted_work(work)}\n# assay study {name} FOLDER --plan THIS_FILE does it again.\n"
     paths.folder.mkdir(parents=True, exist_ok=True)
     # What a study says itself is in no plan of its own.
-    plain = {name: value for name, value in plan.plain().items() if name not in ("record", "models", "member")}
-    replace(paths.plan, (text + toml({**plain, "study": grid})).encode())
+    told = {} if plan is None else plan.plain()
+    plain = {name: value for name, value in told.items() if name not in ("record", "models", "member")}
+    replace(paths.plan, (text + toml({**plain, "study": {"scale": scale, **grid}})).encode())
 
 
 def toml(settings: Mapping[str, Any]) -> str:
@@ -214,14 +220,24 @@ def _value(value: Any) -> str:
 
 def table(found: ReplicationStudy) -> str:
     """Every number as CSV, and the published ones with how each is known in the place of a seed."""
+    return numbers_table(((one.section, one.row, one.column, one.seed, one.value) for one in found.measured), found.published)
+
+
+def numbers_table(found: Iterable[tuple[str, str, str, int | str, float]], published: Iterable[PublishedNumber] = ()) -> str:
+    """Numbers as CSV, and published ones with how each is known in the place of a seed.
+
+    Args:
+        found: Section, row, column, seed and value of each number.
+        published: What stands beside.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(TABLE)
-    for one in found.measured:
-        writer.writerow((one.section, one.row, one.column, one.seed, repr(one.value)))
-    for other in found.published:
-        value = "" if other.value is None else repr(other.value)
-        writer.writerow((other.section, f"{other.row} ({other.source})", other.column, other.known, value))
+    for *cell, value in found:
+        writer.writerow((*cell, repr(value)))
+    for one in published:
+        number = "" if one.value is None else repr(one.value)
+        writer.writerow((one.section, f"{one.row} ({one.source})", one.column, one.known, number))
     return text.getvalue()
 
 
