@@ -451,7 +451,7 @@
   }
 
   // As many lines as the longest name takes in the narrowest of its columns, words not cut, and three for texts.
-  function lines() {
+  function nameLines() {
     if (!tall) return 2;
     const fit = Math.max(8, (0.8 * (named(74, roomForNames()) - 18)) / 6.9);
     return Math.min(8, Math.max(3, data.given ? Math.ceil(longest / fit) : 0));
@@ -663,13 +663,13 @@
     return new Promise((ready) => {
       table = new Tabulator("#table", {
         data: all.map(row), columns: columns(), index: "position", layout: "fitColumns", height: Math.min(640, Math.max(320, window.innerHeight * 0.75)),
-        rowHeight: narrow.matches ? (longest > 36 ? 134 : 98) : 15 + 14.4 * lines(), keybindings: false, autoResize: false, rowFormatter: (row) => paint(row),
+        rowHeight: narrow.matches ? (longest > 36 ? 134 : 98) : 15 + 14.4 * nameLines(), keybindings: false, autoResize: false, rowFormatter: (row) => paint(row),
         initialSort: narrow.matches ? [{ column: "position", dir: "asc" }] : data.decision ? [{ column: "decision", dir: "asc" }] : data.methods.length ? [{ column: "rank", dir: "asc" }] : [],
         placeholder: all.length === data.total ? "No example matches." : `No example on this page matches; it holds ${number.format(all.length)} of ${number.format(data.total)}.`,
       });
       table.on("tableBuilt", () => {
         const box = $("table");
-        box.style.setProperty("--lines", lines());
+        box.style.setProperty("--lines", nameLines());
         box.tabIndex = 0;
         box.setAttribute("aria-label", "Examples");
         box.setAttribute("aria-multiselectable", "true");
