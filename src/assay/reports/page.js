@@ -452,8 +452,9 @@
 
   // As many lines as the longest name takes in the narrowest of its columns, words not cut, and three for texts.
   function nameLines() {
+    if (narrow.matches) return longest > 36 ? Math.min(8, Math.max(2, Math.ceil((longest + 10) / ((0.7 * ($("table").clientWidth - 90)) / 6.9)))) : 2;
     if (!tall) return 2;
-    const fit = Math.max(8, (0.8 * (named(74, roomForNames()) - 18)) / 6.9);
+    const fit = Math.max(8, (0.7 * (named(74, roomForNames()) - 18)) / 6.9);
     return Math.min(8, Math.max(3, data.given ? Math.ceil(longest / fit) : 0));
   }
 
@@ -663,7 +664,7 @@
     return new Promise((ready) => {
       table = new Tabulator("#table", {
         data: all.map(row), columns: columns(), index: "position", layout: "fitColumns", height: Math.min(640, Math.max(320, window.innerHeight * 0.75)),
-        rowHeight: narrow.matches ? (longest > 36 ? 134 : 98) : 15 + 14.4 * nameLines(), keybindings: false, autoResize: false, rowFormatter: (row) => paint(row),
+        rowHeight: narrow.matches ? (longest > 36 ? 59 + 37.5 * nameLines() : 98) : 15 + 14.4 * nameLines(), keybindings: false, autoResize: false, rowFormatter: (row) => paint(row),
         initialSort: narrow.matches ? [{ column: "position", dir: "asc" }] : data.decision ? [{ column: "decision", dir: "asc" }] : data.methods.length ? [{ column: "rank", dir: "asc" }] : [],
         placeholder: all.length === data.total ? "No example matches." : `No example on this page matches; it holds ${number.format(all.length)} of ${number.format(data.total)}.`,
       });
