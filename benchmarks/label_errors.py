@@ -160,7 +160,11 @@ def main() -> None:
     told("their probabilities", [recalls(-theirs[torch.arange(len(theirs)), examples.labels].double(), errors)])
     for title, row in sorted(rows.items(), key=lambda pair: -pair[1]["at 100"]["mean"]):
         print(f"{title:<75}", *(f"{row[name]['mean']:.3f}" for name in row))
-    report("label_errors-turned" if given.turned else "label_errors", {"errors": len(errors), "recall": rows, "seconds": seconds}, given.out)
+    report(
+        "label_errors-turned" if given.turned else "label_errors",
+        {"errors": len(errors), "recall": rows, "seconds": seconds},
+        given.out,
+    )
 
 
 if __name__ == "__main__":

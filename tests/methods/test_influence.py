@@ -603,6 +603,18 @@ def test_where_a_layer_has_no_rule_the_solver_takes_the_diagonal_and_says_why(tm
     assay.score(world.folder, "self_influence:layers=head", loop=world.loop)
 
 
+def test_how_far_ekfac_is_from_solving_for_the_curvature_is_told(tmp_path):
+    torch.manual_seed(0)
+    world = Uneven(tmp_path / "run", NETS["two layers"]().double(), examples=60)
+    far, near = (world.score(f"damping={damping},solver=ekfac") for damping in (1e-5, 10))
+    assert far.diagnostics["residual"] > 1 and far.diagnostics["iterations"] == 0
+    assert (
+        len(far.warnings) == 1
+        and f"a residual of {far.diagnostics['residual']:.2g} of the right-hand side, where 0 leaves 1" in far.warnings[0]
+    )
+    assert near.diagnostics["residual"] < 1 and not near.warnings
+
+
 def test_what_a_low_rank_drops_is_told(tmp_path):
     torch.manual_seed(0)
     world = Uneven(tmp_path / "run", NETS["two layers"]().double(), examples=60)

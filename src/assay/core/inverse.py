@@ -250,7 +250,7 @@ class Kronecker(Inverse):
                 f"EK-FAC's matrix has no inverse in double precision: with damping {damping:g} its smallest eigenvalue is {least:.3g}; give a damping "
                 f"above {1e-6 * largest or 1e-6:.2g}"
             )
-        self._tell(least=least)
+        self._tell(iterations=0, least=least)
 
     def _spectrum(self, layer: EigenLayer) -> Tensor:
         return self._factors[layer.matrix]
@@ -258,7 +258,14 @@ class Kronecker(Inverse):
     def solve(self, b: Tensor) -> Tensor:
         """The approximation's inverse times each column; the residual is the first column's in the system that is approximated."""
         x = flat_rows(self._basis.times(self._spectrum, rows_of(b, self.curvature.like)), self.curvature.names).T
-        self._tell(residual=self._residual(x[:, :1], b[:, :1]))
+        self._tell(residual=(left := self._residual(x[:, :1], b[:, :1])))
+        # Of a solution of 0 it is 1.
+        if not left <= 1:
+            self.warnings = (
+                f"EK-FAC stands in the place of the curvature, and its solution leaves a residual of {self.told['residual']:.2g} of the right-hand side, where 0 leaves "
+                "1: trust the order of these values and not their size; solver=cholesky, or cg where there is one, solves for the curvature itself, and a larger damping "
+                "brings both together.",
+            )
         return x
 
     def grams(self) -> Tensor:
