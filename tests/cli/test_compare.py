@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from assay.cli.probe import next_step
+from assay.cli.score import next_step as after_a_score
 from assay.core.ids import Ids
 from assay.core.probe import Probe, ProbedMethod, ThresholdExamples
 from assay.core.wrong_labels import WrongCount
 from assay.maths.planted_counts import PlantedCount
-from assay.runs.artefacts import load_probe
+from assay.runs.artefacts import load_probe, load_scores
 from assay.runs.run import Run
 from cli.shell import here, sentence
 
@@ -57,22 +58,35 @@ def test_a_probe_with_an_extra_class_says_where_aums_threshold_lies(own, capsys)
     assert code == 0 and f"By the probe of kind extra_class: {found.count_sentence}" in out
 
 
-def counted(holds="count", low=30.0):
-    return PlantedCount(40.0, low, 60.0, 0.1, 0.95, holds)
+def counted(holds="count", low=30.0, high=60.0):
+    return PlantedCount(40.0, low, high, 0.1, 0.95, holds)
 
 
 def test_the_next_step_drops_only_what_is_counted(monkeypatch, recorded):
-    run, known = Run(recorded), WrongCount(Ids([1]), torch.ones(1).double(), 1.0, 0.0, 1.0, clear=False)
+    run, known = Run(recorded), WrongCount(Ids([1]), torch.ones(1).double(), 50.0, 30.0, 80.0)
     monkeypatch.setattr("assay.experiments.wrong_labels.count_if_possible", lambda run: known)
     made = Probe("uniform", 20, 20, 397, 0, (ProbedMethod("loss", 0.9, 0.8, 0.95, 0.5, 1.0, None, counted()),))
-    assert next_step(run, made).endswith("loss --policy threshold:count=40")
-    for one in (counted(low=0.0), counted("overlap", 0.0), None):
-        nothing = dataclasses.replace(made, methods=(dataclasses.replace(made.methods[0], counted=one),))
-        assert "count=" not in next_step(run, nothing) and "look at the first ones" in next_step(run, nothing)
-    extra = dataclasses.replace(nothing, kind="extra_class", threshold=ThresholdExamples(0.5, 17.3, 10.0, 20.0))
-    assert next_step(run, extra).endswith("threshold:count=17") and "before any is dropped" in next_step(run, extra)
-    known = dataclasses.replace(known, low=1.0, clear=True)
-    assert next_step(run, made).endswith("threshold:count=auto")
+
+    def by(one):
+        return dataclasses.replace(made, methods=(dataclasses.replace(made.methods[0], counted=one),))
+
+    for one in (counted(), counted(low=0.0), counted("upper end", 0.0), counted("contradicted", 0.0), None):
+        assert "About 50 of 1 labels are wrong" in next_step(run, by(one))
+        assert next_step(run, by(one)).endswith("loss --policy threshold:count=auto")
+    # No more than either count says can be wrong.
+    for one in (counted(high=45.0), counted("upper end", 0.0, high=45.0)):
+        assert next_step(run, by(one)).endswith("loss --policy threshold:count=45")
+
+
+@pytest.mark.parametrize(("low", "clear"), [(0.0, True), (0.0, False)])
+@pytest.mark.parametrize("one", [counted(), counted("upper end", 0.0), counted("unchecked", 0.0), None])
+def test_where_the_count_reaches_down_to_0_nothing_is_dropped(monkeypatch, recorded, low, clear, one):
+    run, known = Run(recorded), WrongCount(Ids([1]), torch.ones(1).double(), 0.0, low, 20.0, clear=clear)
+    monkeypatch.setattr("assay.experiments.wrong_labels.count_if_possible", lambda run: known)
+    threshold = ThresholdExamples(0.5, 50.3, 40.0, 60.0)
+    made = Probe("extra_class", 20, 20, 397, 0, (ProbedMethod("loss", 0.9, 0.8, 0.95, 0.5, 1.0, None, one),), threshold=threshold)
+    assert "count=" not in next_step(run, made) and "Nothing is to be dropped" in next_step(run, made)
+    assert "Nothing is to be dropped" in after_a_score(run, load_scores(run.paths.scores("aum")), 0.0, known, [made])
 
 
 @pytest.mark.parametrize(

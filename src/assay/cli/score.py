@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ..core.probe import Probe
     from ..core.scores import Scores
     from ..core.wrong_labels import WrongCount
     from ..runs.run import Run
@@ -184,14 +185,16 @@ def score_(
     for words in left_out(refused):
         say(f"left out {words}")
     title, one = next(iter(table.items()))
-    counted = None
+    counted: WrongCount | None = None
+    probes: Sequence[Probe] = ()
     if countable(opened) and any(one.direction.ranks_suspects for one in table.values()):
         counted = count_wrong(opened)
         show_wrong(counted)
-        for probe in probes_of(opened)[0]:
+        probes = probes_of(opened)[0]
+        for probe in probes:
             if probe.count_sentence:
                 say(f"By the probe of kind {probe.kind}: {probe.count_sentence}")
-    say(f"Saved in {opened.paths.folder / 'scores'}. {next_step(opened, one, tolerance, counted)}")
+    say(f"Saved in {opened.paths.folder / 'scores'}. {next_step(opened, one, tolerance, counted, probes)}")
 
 
 MOST_CLASSES = 12
@@ -229,8 +232,11 @@ def left_out(refused: "Mapping[str, str]") -> "list[str]":
     return [f"{', '.join(group)}: {why}" for why, group in titles.items()]
 
 
-def next_step(run: "Run", scores: "Scores", tolerance: float, counted: "WrongCount | None" = None) -> str:
-    """The next command to run after a score; it never advises to drop what was not counted."""
+def next_step(
+    run: "Run", scores: "Scores", tolerance: float, counted: "WrongCount | None" = None, probes: "Sequence[Probe]" = ()
+) -> str:
+    """The next command to run after a score; it never advises to drop what was not counted, by the margins or a probe that is shown."""
+    from ..core.probe import to_drop
     from ..experiments.choose import counting_wrong
     from ..experiments.plan import has_plan
 
@@ -244,9 +250,11 @@ def next_step(run: "Run", scores: "Scores", tolerance: float, counted: "WrongCou
     if run.task != "classes":
         return look
     if scores.direction.ranks_suspects and counted is not None:
-        if not counted.seen:
+        advised = to_drop(counted, probes)
+        if not advised:
             return f"Nothing is to be dropped. {look}"
-        return f"Look at the first ones on the page: assay report {folder} --first {title}. Next: assay choose {folder} {title} --policy {counting_wrong()}:count=auto"
+        count = "auto" if advised == counted.whole else advised
+        return f"Look at the first ones on the page: assay report {folder} --first {title}. Next: assay choose {folder} {title} --policy {counting_wrong()}:count={count}"
     if scores.direction.ranks_suspects:
         return f"How many labels are wrong {title} does not say. {look}"
     return f"{title} ranks difficulty, which says nothing about wrong labels. {look}"
