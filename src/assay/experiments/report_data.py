@@ -41,6 +41,7 @@ from ..runs.artefacts import load_truth
 from ..runs.run import Run
 from .claims import corrected
 from .compare import detected, first_overlaps, spearman_interval, usual_budget
+from .confident import joint_if_held_out
 from .detection import check_dataset, clean, corrupted_of, detections_of, wrong_labels
 from .evidence import gather_together, known_mean_probs
 from .influence import comparisons, influences
@@ -243,6 +244,7 @@ def report_data(
         damages=() if damaged is None else _compared(scores, lambda ids: damaged[run.ids.positions(ids, "the run")]),
         damaged=None if damaged is None else (int(damaged.sum()), 0 if aligned is None else int(damaged[aligned.touched].sum())),
         counted=counted,
+        joint=joint_if_held_out(run),
         probes=probes,
         duplicates=doubles,
     )
