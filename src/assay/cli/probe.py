@@ -91,6 +91,7 @@ def next_step(run: "Run", found: "Probe") -> str:
 def show_probe(found: "Probe") -> None:
     """How well each method found the flipped labels, and what that means."""
     from .console import say, show_table
+    from .score import counts_by_class
 
     rows = [
         (
@@ -125,3 +126,4 @@ def show_probe(found: "Probe") -> None:
         say(found.count_sentence)
     if found.threshold:
         say(found.threshold_sentence)
+        counts_by_class("Labels below AUM's threshold by class", "below", found.threshold.by_class)

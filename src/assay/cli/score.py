@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ..core.probe import Probe
     from ..core.scores import Scores
-    from ..core.wrong_labels import WrongCount
+    from ..core.wrong_labels import ClassCount, WrongCount
     from ..runs.run import Run
 
 Thing = TypeVar("Thing")
@@ -203,16 +203,25 @@ MOST_CLASSES = 12
 
 def show_wrong(counted: "WrongCount") -> None:
     """How many labels are wrong, and in which classes most."""
-    from .console import say, show_table
+    from .console import say
 
     say(counted.sentence)
-    found = sorted((one for one in counted.by_class if one.low >= 0.5), key=lambda one: -one.count) if counted.seen else []
-    if len(found) < 2:
-        return
-    rows = [(one.name, f"{one.examples:,}", round(one.count), round(one.low), round(one.high)) for one in found[:MOST_CLASSES]]
-    part = f" ({MOST_CLASSES} of {len(found)} classes with wrong labels)" if len(found) > MOST_CLASSES else ""
-    columns = ("given class", "examples", "wrong, about", "at least", "at most")
-    show_table(f"Wrong labels by class, 95 % intervals{part}", columns, rows, right=columns[1:])
+    found = [one for one in counted.by_class if one.low >= 0.5] if counted.seen else []
+    if len(found) > 1:
+        counts_by_class("Wrong labels by class", "wrong", found)
+
+
+def counts_by_class(title: str, what: str, counts: "Sequence[ClassCount]") -> None:
+    """A table of counts, the largest first: for people of the first classes, in a document of all."""
+    from . import output
+    from .console import show_table
+
+    found = sorted(counts, key=lambda one: -one.count)
+    most = len(found) if output.now.json else MOST_CLASSES
+    rows = [(one.name, f"{one.examples:,}", round(one.count), round(one.low), round(one.high)) for one in found[:most]]
+    part = f" ({most} of {len(found)} classes, those with most)" if len(found) > most else ""
+    columns = ("given class", "examples", f"{what}, about", "at least", "at most")
+    show_table(f"{title}, 95 % intervals{part}", columns, rows, right=columns[1:])
 
 
 def made_of(table: "Mapping[str, Scores]") -> "dict[str, list[str]]":
