@@ -99,7 +99,7 @@ class ReportOptions:
                 raise UsageError(f"held_out has {epoch!r}: {accuracy!r}; give fractions of 0 to 1 by epochs counted from 0.")
 
 
-MOVED = {field.name: "options=assay.ReportOptions({name}=...)" for field in dataclasses.fields(ReportOptions)}
+MOVED: dict[str, str] = {field.name: "options=assay.ReportOptions({name}=...)" for field in dataclasses.fields(ReportOptions)}
 """Where the keywords of before went, as `moved_keywords` says it."""
 
 
