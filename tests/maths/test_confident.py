@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.maths.confident import confident_classes, confident_counts, find, rounded, thresholds
+from assay.maths.confident import RESAMPLED, confident_classes, confident_counts, find, rounded, thresholds, wrong_intervals
 
 
 def drawn(examples, classes, seed, sharp=1.0):
@@ -116,3 +116,117 @@ def test_equal_votes_are_no_evidence_against_a_label(name):
     bounds = torch.tensor([0.4, 0.4], dtype=torch.float64)
     confident = confident_classes(probs, bounds, labels)
     assert (confident == labels).tolist() == [True] * 6 + [False]
+
+
+def wrong(probs, labels):
+    counts = confident_counts(confident_classes(probs, thresholds(probs, labels), labels), labels, probs.shape[1])
+    return counts.sum(1) - counts.diagonal()
+
+
+def by_definition(probs, labels, seed):
+    """Counts by class of every bootstrap sample, from the sampled examples themselves."""
+    generator, drawn = np.random.default_rng(seed), []
+    for _ in range(RESAMPLED):
+        at = torch.from_numpy(generator.integers(len(labels), size=len(labels)))
+        drawn.append(wrong(probs[at], labels[at]))
+    return torch.stack(drawn)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_interval_is_the_bootstrap_of_the_count(classes):
+    probs, labels = drawn(80, classes, 3)
+    # A class of one example, which some samples lack.
+    probs, labels = torch.cat([probs, probs[:1]]), torch.cat([labels.clamp(max=classes - 1), torch.tensor([classes - 1])])
+    total, rows = wrong_intervals(probs, labels, 7)
+    samples, exact = by_definition(probs, labels, 7), wrong(probs, labels)
+    ends = torch.tensor([0.025, 0.975]).double()
+    torch.testing.assert_close(rows[:, 0], exact)
+    torch.testing.assert_close(rows[:, 1], torch.minimum(exact, samples.quantile(ends[0], dim=0)))
+    assert float(total[0]) == pytest.approx(float(exact.sum()))
+    assert total[1:].tolist() == pytest.approx(samples.sum(1).quantile(ends).tolist())
+    assert bool((rows[:, 2] <= labels.bincount(minlength=classes)).all()) and bool((rows[:, 1] <= rows[:, 2]).all())
+
+
+def test_a_class_without_examples_and_joints_without_wrong_labels_have_intervals():
+    labels = torch.arange(40) % 2
+    total, rows = wrong_intervals(torch.eye(3).double()[labels], labels, 0)
+    assert total.tolist() == [0, 0, 3] and rows.tolist() == [[0, 0, 3], [0, 0, 3], [0, 0, 0]]
+    assert all(torch.equal(*pair) for pair in zip(*(wrong_intervals(*drawn(50, 3, 0), 4) for _ in range(2)), strict=True))
+
+
+def world(seed, apart, rate, sharp, error, *, pairs=False, n=1000, classes=4):
+    """Held-out probabilities of the given labels, given the example: classes are normal groups so many deviations apart.
+
+    The logits are exact (calibrated) times `sharp` (over- or underconfident) with normal errors.
+    """
+    draw = np.random.default_rng(seed)
+    true, far = draw.integers(classes, size=n), apart / 2**0.5
+    inputs = draw.normal(size=(n, classes)) + far * np.eye(classes)[true]
+    clean = np.exp(far * (inputs - inputs.max(1, keepdims=True)))
+    clean /= clean.sum(1, keepdims=True)
+    noise = np.full((classes, classes), rate / (classes - 1))
+    if pairs:
+        noise = rate * np.roll(np.eye(classes), 1, axis=1)
+    np.fill_diagonal(noise, 1 - rate)
+    labels = (draw.random((n, 1)) > noise[true].cumsum(1)).sum(1).clip(max=classes - 1)
+    logits = sharp * np.log(clean @ noise + 1e-12) + error * draw.normal(size=(n, classes))
+    return torch.from_numpy(logits).softmax(1), torch.from_numpy(labels), torch.from_numpy(true)
+
+
+CALIBRATION = {"calibrated": (1.0, 0.0), "underconfident": (0.5, 0.3), "overconfident": (2.0, 0.5)}
+
+
+def covered(made, repeats, **how):
+    """Whether the interval holds the number of wrong labels, to a whole number: of all, and the share of classes."""
+    sharp, error = made
+    whole, parts = [], []
+    for seed in range(repeats):
+        probs, labels, true = world(seed, sharp=sharp, error=error, **how)
+        total, rows = wrong_intervals(probs, labels, seed)
+        known = torch.bincount(labels[labels != true], minlength=4)
+        whole.append(float(total[1]) - 0.5 <= int(known.sum()) <= float(total[2]) + 0.5)
+        parts.append(((rows[:, 1] - 0.5 <= known) & (known <= rows[:, 2] + 0.5)).double().mean())
+    return float(np.mean(whole)), float(np.mean(parts))
+
+
+def test_the_interval_holds_the_truth_where_classes_lie_apart_and_not_where_they_overlap():
+    for made in CALIBRATION.values():
+        assert covered(made, 3, apart=6, rate=0.1)[0] == 1
+        # Right labels of unclear examples are counted, of a calibrated model too.
+        assert covered(made, 3, apart=3, rate=0.1)[0] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CALIBRATION)
+@pytest.mark.parametrize(("rate", "pairs"), [(0, False), (0.05, False), (0.2, False), (0.2, True)])
+def test_the_interval_covers_as_often_as_it_says_where_classes_lie_apart(kind, rate, pairs):
+    whole, parts = covered(CALIBRATION[kind], 100, apart=6, rate=rate, pairs=pairs)
+    assert whole >= 0.95 and parts >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CALIBRATION)
+def test_where_classes_overlap_it_covers_next_to_nothing_which_is_said(kind):
+    for rate in (0, 0.1):
+        assert covered(CALIBRATION[kind], 40, apart=3, rate=rate)[0] <= 0.1
+    # A model that errs as much as labels do.
+    assert covered((1.0, 1.0), 40, apart=6, rate=0.2, pairs=True)[0] <= 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("apart", "made", "rate", "pairs"), [(3, (0.5, 0.3), 0, False), (3, (1.0, 1.0), 0, False), (6, (1.0, 1.0), 0.2, True)]
+)
+def test_where_the_margins_cannot_tell_the_joint_does_not_hold_the_truth_either(apart, made, rate, pairs):
+    from assay.core.ids import Ids
+    from assay.core.wrong_labels import count_of_margins
+
+    silent = held = 0
+    for seed in range(40):
+        probs, labels, true = world(seed, apart, rate, *made, pairs=pairs)
+        logs = probs.clamp(min=1e-12).log()
+        margins = logs.gather(1, labels[:, None])[:, 0] - logs.scatter(1, labels[:, None], -torch.inf).amax(1)
+        if not count_of_margins(Ids(range(len(labels))), margins, None).clear:
+            total, known = wrong_intervals(probs, labels, seed)[0], int((labels != true).sum())
+            silent, held = silent + 1, held + (float(total[1]) - 0.5 <= known <= float(total[2]) + 0.5)
+    assert silent >= 10 and held <= 0.1 * silent

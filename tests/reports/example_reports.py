@@ -5,6 +5,7 @@ import math
 
 import torch
 
+from assay.core.confident import ConfidentJoint
 from assay.core.curve import NONE, WORST, Curve, Removal
 from assay.core.curve import RANDOM as AT_RANDOM
 from assay.core.decision import Action, Decision
@@ -12,7 +13,7 @@ from assay.core.duplicates import DuplicateGroups
 from assay.core.ids import Ids
 from assay.core.lineage import Lineage
 from assay.core.method_comparison import ComparedMethod
-from assay.core.probe import Probe, ProbedMethod
+from assay.core.probe import Probe, ProbedMethod, ThresholdExamples
 from assay.core.report_data import (
     Agreement,
     ClassCounts,
@@ -219,7 +220,25 @@ def chosen(made: ReportData, points: int = 1500) -> ReportData:
         ),
         compared=tuple(ComparedMethod(one.title, True, one.auc, one.auc - 0.01, one.auc, 0.5, 0.5, 17) for one in made.found),
         counted=WrongCount(ids, torch.where(wrong, 0.9, 0.05).double(), 200.0, 150.0, 250.0, by_class),
-        probes=(Probe("confusion", 40, 240, len(ids), 0, (best, *methods[1:]), recall=0.875),),
+        joint=ConfidentJoint(
+            torch.eye(len(classes)).double() * 0.9 / len(classes) + 0.1 / len(classes) ** 2,
+            torch.ones(len(classes)).double(),
+            torch.eye(len(classes)).double(),
+            classes,
+            len(ids),
+            1900,
+            "held out",
+            low=140.0,
+            high=230.0,
+            by_class=by_class,
+        ),
+        probes=(
+            Probe("confusion", 40, 240, len(ids), 0, (best, *methods[1:]), recall=0.875),
+            Probe(
+                *("extra_class", 40, 240, len(ids), 0, (best, *methods[1:])),
+                threshold=ThresholdExamples(0.5, 320.0, 300.0, 340.0, by_class[:3]),
+            ),
+        ),
         duplicates=ShownDuplicates(found, pair, (0, 0, 1, 1), (0.25,) * 4),
         embedding=EmbeddingMap(torch.arange(points), angles.cos() * angles, angles.sin() * angles, (0.5, 0.25), "the inputs"),
     )

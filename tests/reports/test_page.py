@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 
+from assay.core.confident import COVERS
 from assay.core.ids import Ids
 from assay.core.method_comparison import ComparedMethod
 from assay.core.report_data import ReportData, ShownExamples
@@ -322,6 +323,13 @@ def test_what_helps_to_choose_a_method_is_shown_with_its_numbers(tab, report):
     assert "About 200 of 2,000 labels are wrong (95 % interval 150 to 250)" in said["wrong"]
     assert report.probes[0].sentence in said["wrong"] and "sees 87.5 % of them" in said["wrong"]
     assert report.probes[0].count_sentence in said["wrong"] and "190 (150 to 240)" in tab.locator("#wrong").text_content()
+    assert f"By confident learning: {report.joint.sentence} {COVERS}" == tab.locator("#joint").inner_text()
+    assert "95 % interval 140 to 230" in said["wrong"] and report.probes[1].threshold_sentence in said["wrong"]
+    tables = {one.locator("summary").inner_text(): one for one in tab.locator("#wrong details").all()}
+    assert {"By given class", "By given class, by confident learning", "Below AUM's threshold by given class"} <= set(tables)
+    below = tables["Below AUM's threshold by given class"]
+    below.locator("summary").click()
+    assert below.locator("tbody tr").count() == 3 and "2 to 9" in below.locator("tbody tr").first.inner_text()
     assert "2 groups of 5 of 2,000 examples" in said["duplicates"] and "and 1 more" in said["duplicates"]
     assert tab.locator("#duplicates .card").count() == 4 and tab.locator("#duplicates img").count() == 4
     assert "share of what stays" in said["classes"].lower()

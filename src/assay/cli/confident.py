@@ -7,12 +7,14 @@ from .values import Whole
 
 if TYPE_CHECKING:
     from ..core.confident import ConfidentJoint
+    from ..core.wrong_labels import WrongCount
 
 
 def confident_(run: Path, /, *, pairs: Whole = 10) -> None:
     """Estimate how many labels are wrong, by confident learning.
 
-    It estimates how given and true labels are distributed together, and shows which classes are taken for which.
+    It estimates how given and true labels are distributed together, and shows which classes are taken for which. The 95 % intervals are over the draw of examples, given
+    the probabilities: where classes overlap, right labels of unclear examples are counted too, which they do not cover.
 
     The probabilities should be of models that were not trained on the example: a run recorded with --folds, or one made by `assay from-probs` of held-out
     predictions. Of other runs it says so. Which labels are wrong: assay choose RUN confident_learning.
@@ -27,17 +29,34 @@ def confident_(run: Path, /, *, pairs: Whole = 10) -> None:
         How many pairs of a given and another true class are shown, those with most examples first.
     """
     from ..experiments.confident import confident_joint
+    from ..experiments.wrong_labels import count_if_possible
+    from ..runs.run import Run
     from .console import caution, say
 
-    found = confident_joint(run)
+    opened = Run(run)
+    found, by_margins = confident_joint(opened), count_if_possible(opened)
     show_joint(found, pairs)
     for warning in found.warnings:
         caution(warning)
-    say(f"Which labels these are: assay choose {run} confident_learning. As a ranking: assay score {run} label_quality")
+    if by_margins is not None:
+        say(f"By margins: {by_margins.sentence}")
+    say(next_step(run, found, by_margins))
+
+
+def next_step(run: Path, found: "ConfidentJoint", by_margins: "WrongCount | None") -> str:
+    """The next command; none that drops more than either count says can be wrong, and none where the interval of one holds 0."""
+    ranking = f"assay score {run} label_quality"
+    if found.droppable(by_margins):
+        return f"Confident learning names {found.found:,} of them: assay choose {run} confident_learning. As a ranking: {ranking}"
+    if found.seen and by_margins is not None and by_margins.seen and found.found:
+        named = f"Confident learning names {found.found:,}, more than the margins allow"
+        return f"{named}. Look at the first ones before any is dropped: {ranking}"
+    return f"Nothing is to be dropped. As a ranking, to look at the first ones: {ranking}"
 
 
 def show_joint(found: "ConfidentJoint", pairs: int) -> None:
     """What was estimated: classes in one table, pairs of classes in another."""
+    from ..core.confident import COVERS
     from .console import say, show_table
 
     joint, names = found.joint * found.examples, found.class_names
@@ -52,10 +71,11 @@ def show_joint(found: "ConfidentJoint", pairs: int) -> None:
                 f"{given:,.0f}",
                 f"{true:,.0f}",
                 f"{given - right:,.1f}",
+                f"{round(found.by_class[at].low):,} to {round(found.by_class[at].high):,}" if found.by_class else "",
                 f"{true - right:,.1f}",
             )
         )
-    columns = ("class", "threshold", "given", "true", "wrong with this label", "of this class under others")
+    columns = ("class", "threshold", "given", "true", "wrong with this label", "95 % interval", "of this class under others")
     show_table(f"{found.examples:,} examples; {found.made_of}", columns, rows, right=columns[1:])
     apart = [
         (names[given], names[true], float(joint[given, true]))
@@ -71,7 +91,4 @@ def show_joint(found: "ConfidentJoint", pairs: int) -> None:
             [(a, b, f"{c:,.1f}") for a, b, c in apart[:pairs]],
             right=("examples",),
         )
-    say(
-        f"About {found.wrong_count:,} of {found.examples:,} labels are wrong ({100 * found.wrong:.1f} %), by {found.confident:,} examples that reach the "
-        "threshold of a class; it is an estimate without an interval."
-    )
+    say(f"{found.sentence} {COVERS}")

@@ -75,26 +75,23 @@ def probe_(
 
 
 def next_step(run: "Run", found: "Probe") -> str:
-    """The next command; none that drops where nothing says that labels are wrong."""
+    """The next command; none that drops more than every count says can be wrong, and none where the interval of the count by margins holds 0."""
+    from ..core.probe import to_drop
     from ..experiments.choose import counting_wrong
     from ..experiments.wrong_labels import count_if_possible
 
-    folder, title, first = run.folder, shlex.quote(found.best), found.methods[0].counted
-    drops = f"assay choose {folder} {title} --policy {counting_wrong()}:count="
-    by_margins = count_if_possible(run)
-    if by_margins is not None and by_margins.seen:
-        return f"Next: {drops}auto"
-    if first is not None and first.seen:
-        return f"Next: {drops}{round(first.count)}"
-    look = f"Next: look at the first ones on the page, assay report {folder} --first {title}"
-    if found.threshold is not None and round(found.threshold.count):
-        return f"{look}, before any is dropped; as many as AUM's rule has: {drops}{round(found.threshold.count)}"
-    return look
+    folder, title, by_margins = run.folder, shlex.quote(found.best), count_if_possible(run)
+    advised = to_drop(by_margins, [found])
+    if by_margins is None or not advised:
+        return f"Nothing is to be dropped. Look at the first ones on the page. Next: assay report {folder} --first {title}"
+    count = "auto" if advised == by_margins.whole else advised
+    return f"By margins: {by_margins.sentence} Next: assay choose {folder} {title} --policy {counting_wrong()}:count={count}"
 
 
 def show_probe(found: "Probe") -> None:
     """How well each method found the flipped labels, and what that means."""
     from .console import say, show_table
+    from .score import counts_by_class
 
     rows = [
         (
@@ -129,3 +126,4 @@ def show_probe(found: "Probe") -> None:
         say(found.count_sentence)
     if found.threshold:
         say(found.threshold_sentence)
+        counts_by_class("Labels below AUM's threshold by class", "below", found.threshold.by_class)

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ..core.probe import Probe
     from ..core.scores import Scores
-    from ..core.wrong_labels import WrongCount
+    from ..core.wrong_labels import ClassCount, WrongCount
     from ..runs.run import Run
 
 Thing = TypeVar("Thing")
@@ -186,14 +187,16 @@ def score_(
     for words in left_out(refused):
         say(f"left out {words}")
     title, one = next(iter(table.items()))
-    counted = None
+    counted: WrongCount | None = None
+    probes: Sequence[Probe] = ()
     if countable(opened) and any(one.direction.ranks_suspects for one in table.values()):
         counted = count_wrong(opened)
         show_wrong(counted)
-        for probe in probes_of(opened)[0]:
+        probes = probes_of(opened)[0]
+        for probe in probes:
             if probe.count_sentence:
                 say(f"By the probe of kind {probe.kind}: {probe.count_sentence}")
-    say(f"Saved in {opened.paths.folder / 'scores'}. {next_step(opened, one, tolerance, counted)}")
+    say(f"Saved in {opened.paths.folder / 'scores'}. {next_step(opened, one, tolerance, counted, probes)}")
 
 
 MOST_CLASSES = 12
@@ -202,16 +205,25 @@ MOST_CLASSES = 12
 
 def show_wrong(counted: "WrongCount") -> None:
     """How many labels are wrong, and in which classes most."""
-    from .console import say, show_table
+    from .console import say
 
     say(counted.sentence)
-    found = sorted((one for one in counted.by_class if one.low >= 0.5), key=lambda one: -one.count) if counted.seen else []
-    if len(found) < 2:
-        return
-    rows = [(one.name, f"{one.examples:,}", round(one.count), round(one.low), round(one.high)) for one in found[:MOST_CLASSES]]
-    part = f" ({MOST_CLASSES} of {len(found)} classes with wrong labels)" if len(found) > MOST_CLASSES else ""
-    columns = ("given class", "examples", "wrong, about", "at least", "at most")
-    show_table(f"Wrong labels by class, 95 % intervals{part}", columns, rows, right=columns[1:])
+    found = [one for one in counted.by_class if one.low >= 0.5] if counted.seen else []
+    if len(found) > 1:
+        counts_by_class("Wrong labels by class", "wrong", found)
+
+
+def counts_by_class(title: str, what: str, counts: "Sequence[ClassCount]") -> None:
+    """A table of counts, the largest first: for people of the first classes, in a document of all."""
+    from . import output
+    from .console import show_table
+
+    found = sorted(counts, key=lambda one: -one.count)
+    most = len(found) if output.now.json else MOST_CLASSES
+    rows = [(one.name, f"{one.examples:,}", round(one.count), round(one.low), round(one.high)) for one in found[:most]]
+    part = f" ({most} of {len(found)} classes, those with most)" if len(found) > most else ""
+    columns = ("given class", "examples", f"{what}, about", "at least", "at most")
+    show_table(f"{title}, 95 % intervals{part}", columns, rows, right=columns[1:])
 
 
 def made_of(table: "Mapping[str, Scores]") -> "dict[str, list[str]]":
@@ -231,8 +243,11 @@ def left_out(refused: "Mapping[str, str]") -> "list[str]":
     return [f"{', '.join(group)}: {why}" for why, group in titles.items()]
 
 
-def next_step(run: "Run", scores: "Scores", tolerance: float, counted: "WrongCount | None" = None) -> str:
-    """The next command to run after a score; it never advises to drop what was not counted."""
+def next_step(
+    run: "Run", scores: "Scores", tolerance: float, counted: "WrongCount | None" = None, probes: "Sequence[Probe]" = ()
+) -> str:
+    """The next command to run after a score; it never advises to drop what was not counted, by the margins or a probe that is shown."""
+    from ..core.probe import to_drop
     from ..experiments.choose import counting_wrong
     from ..experiments.plan import has_plan
 
@@ -246,9 +261,11 @@ def next_step(run: "Run", scores: "Scores", tolerance: float, counted: "WrongCou
     if run.task != "classes":
         return look
     if scores.direction.ranks_suspects and counted is not None:
-        if not counted.seen:
+        advised = to_drop(counted, probes)
+        if not advised:
             return f"Nothing is to be dropped. {look}"
-        return f"Look at the first ones on the page: assay report {folder} --first {title}. Next: assay choose {folder} {title} --policy {counting_wrong()}:count=auto"
+        count = "auto" if advised == counted.whole else advised
+        return f"Look at the first ones on the page: assay report {folder} --first {title}. Next: assay choose {folder} {title} --policy {counting_wrong()}:count={count}"
     if scores.direction.ranks_suspects:
         return f"How many labels are wrong {title} does not say. {look}"
     return f"{title} ranks difficulty, which says nothing about wrong labels. {look}"

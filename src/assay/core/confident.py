@@ -1,6 +1,7 @@
 """The confident joint: how given and true labels are distributed together."""
 
 import dataclasses
+import math
 
 import numpy as np
 from jaxtyping import Float64
@@ -9,6 +10,13 @@ from torch import Tensor
 from .arguments import checked_fields
 from .errors import UsageError
 from .tabular import Tabular, texts
+from .wrong_labels import ClassCount, WrongCount
+
+COVERS = (
+    "The interval is over the draw of examples, given the probabilities: where classes overlap, right labels of unclear examples are counted too, and the count is too large "
+    "whatever the interval."
+)
+"""What the interval of the joint does not say."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,6 +33,11 @@ class ConfidentJoint(Tabular):
         confident: How many of them reach the threshold of a class; the others are counted nowhere.
         made_of: What the probabilities are, in words.
         warnings: What a reader must know before trusting them, a sentence each.
+        low: Lower end of the 95 % interval of the number of wrong labels, over the draw of examples, given the probabilities. It does not cover what is wrong with
+            these: where classes overlap, right labels of unclear examples are counted too.
+        high: Upper end.
+        by_class: How many labels of each given class are wrong, with such intervals.
+        found: How many labels `confident_learning` finds wrong by default, which is at most about as many as are counted.
     """
 
     joint: Float64[Tensor, "given true"]
@@ -35,6 +48,10 @@ class ConfidentJoint(Tabular):
     confident: int
     made_of: str
     warnings: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = math.inf
+    by_class: tuple[ClassCount, ...] = ()
+    found: int = 0
 
     def __post_init__(self):
         classes = len(self.class_names)
@@ -46,12 +63,40 @@ class ConfidentJoint(Tabular):
     @property
     def wrong(self) -> float:
         """Estimated share of wrong labels: what lies outside the diagonal; in 0..1."""
-        return 1 - float(self.joint.trace())
+        return float((self.joint - self.joint.diagonal().diag()).sum())
 
     @property
     def wrong_count(self) -> int:
         """Estimated number of wrong labels."""
         return round(self.wrong * self.examples)
+
+    @property
+    def seen(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.low >= 0.5
+
+    @property
+    def sentence(self) -> str:
+        """The count in words."""
+        n, by = self.examples, f"by {self.confident:,} examples that reach the threshold of a class"
+        if not math.isfinite(self.high):
+            return f"About {self.wrong_count:,} of {n:,} labels are wrong ({100 * self.wrong:.1f} %), {by}."
+        if not self.wrong_count:
+            return f"The joint counts no wrong label among {n:,}, and at most {round(self.high):,} (95 % interval), {by}."
+        return f"About {self.wrong_count:,} of {n:,} labels are wrong ({100 * self.wrong:.1f} %, 95 % interval {round(self.low):,} to {round(self.high):,}), {by}."
+
+    def droppable(self, by_margins: WrongCount | None) -> bool:
+        """Whether `confident_learning` may be advised: the interval of no count holds 0, and it finds no more than any of them says can be wrong.
+
+        Args:
+            by_margins: The count of wrong labels by margins; None where they cannot be counted.
+
+        Returns:
+            True if it may.
+        """
+        if not self.seen or not self.found or (by_margins is not None and not by_margins.seen):
+            return False
+        return self.found <= round(min(self.high, math.inf if by_margins is None else by_margins.high))
 
     def to_numpy(self) -> dict[str, np.ndarray]:
         """A row for each pair of classes: `given_class`, `true_class`, `share` of all examples, the `estimated` number of examples, and how many were `counted`."""

@@ -1,13 +1,14 @@
 """What a probe comes to: labels that were made wrong on purpose in the user's own data, how well each method found them, and how many others are wrong."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from ..maths.planted_counts import PlantedCount
 from .arguments import checked_fields
 from .errors import UsageError
 from .intervals import check_interval, with_interval
 from .lineage import Lineage, fingerprint
-from .wrong_labels import ClassCount
+from .wrong_labels import ClassCount, WrongCount
 
 ALPHA = 0.05
 """Level at which two methods are told apart, all pairs together."""
@@ -191,3 +192,20 @@ class Probe:
         """Hash over what was flipped and found."""
         made = (self.kind, self.flipped, self.inspected, self.examples, self.seed, self.methods, self.recall, self.threshold)
         return fingerprint(repr(made))
+
+
+def to_drop(by_margins: WrongCount | None, probes: Sequence[Probe]) -> int:
+    """How many labels it may be advised to drop: as many as are counted, and no more than any count says can be wrong.
+
+    Args:
+        by_margins: The count of wrong labels; None where they cannot be counted.
+        probes: Probes of the same recording, by whose best method labels are counted too.
+
+    Returns:
+        The count by margins, or the least upper end of a probe that is below it; 0 where the interval of the count by margins holds 0 or cannot be told.
+    """
+    if by_margins is None or not by_margins.seen:
+        return 0
+    counts = [one.methods[0].counted for one in probes]
+    # That the interval of a few flipped labels holds 0 is no sign that the margins are wrong.
+    return min([by_margins.whole, *(round(one.high) for one in counts if one is not None and one.told)])

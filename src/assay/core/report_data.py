@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
+from .confident import ConfidentJoint
 from .curve import Curve
 from .decision import Decision
 from .duplicates import DuplicateGroups
@@ -493,6 +494,7 @@ class ReportData:
         embedding: Shown examples in the plane in which their features vary most.
         damages: How well each score finds the images that were damaged on purpose.
         damaged: How many these are, and how many of them the decision acts on (0 without one); None where none were.
+        joint: The confident joint with its count of wrong labels, of passes by models that were not trained on the example; None of others.
     """
 
     title: str
@@ -527,6 +529,7 @@ class ReportData:
     embedding: EmbeddingMap | None = None
     damages: tuple[ComparedMethod, ...] = ()
     damaged: tuple[int, int] | None = None
+    joint: ConfidentJoint | None = None
 
     def __post_init__(self):
         """Refuse parts that do not belong together.

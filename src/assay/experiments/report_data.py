@@ -41,6 +41,7 @@ from ..runs.artefacts import load_truth
 from ..runs.run import Run
 from .claims import corrected
 from .compare import detected, first_overlaps, spearman_interval, usual_budget
+from .confident import joint_if_held_out
 from .detection import check_dataset, clean, corrupted_of, detections_of, wrong_labels
 from .evidence import gather_together, known_mean_probs
 from .influence import comparisons, influences
@@ -104,7 +105,7 @@ class ReportOptions:
                 raise UsageError(f"held_out has {epoch!r}: {accuracy!r}; give fractions of 0 to 1 by epochs counted from 0.")
 
 
-MOVED = {field.name: "options=assay.ReportOptions({name}=...)" for field in dataclasses.fields(ReportOptions)}
+MOVED: dict[str, str] = {field.name: "options=assay.ReportOptions({name}=...)" for field in dataclasses.fields(ReportOptions)}
 """Where the keywords of before went, as `moved_keywords` says it."""
 
 
@@ -252,6 +253,7 @@ def report_data(
         damages=() if damaged is None else _compared(scores, lambda ids: damaged[run.ids.positions(ids, "the run")]),
         damaged=None if damaged is None else (int(damaged.sum()), 0 if aligned is None else int(damaged[aligned.touched].sum())),
         counted=counted,
+        joint=joint_if_held_out(run),
         probes=probes,
         duplicates=doubles,
     )

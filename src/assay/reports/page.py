@@ -9,6 +9,7 @@ import torch
 from markupsafe import Markup, escape
 from torch import Tensor
 
+from ..core.confident import COVERS
 from ..core.decision import Action
 from ..core.lineage import SCHEMA
 from ..core.report_data import Influence, ReportData, ShownExamples, TopExamples
@@ -55,6 +56,8 @@ def render(report: ReportData) -> str:
         twins=_twins(report),
         twins_open=TWINS_OPEN,
         counted=_counted(report),
+        by_share=_by_share,
+        joint_covers=COVERS,
         compared={one.title: one for one in report.compared},
         # Where images were damaged and no label is wrong, no wrong labels were to be found.
         cleaned=report.cleaned if report.cleaned is None or report.cleaned.planted or report.damaged is None else None,
@@ -92,7 +95,12 @@ def _counted(report: ReportData) -> list[ClassCount]:
     counted = report.counted
     if counted is None or not counted.clear or not counted.seen:
         return []
-    return sorted(counted.by_class, key=lambda one: -one.count / max(1, one.examples))
+    return _by_share(counted.by_class)
+
+
+def _by_share(counts: Sequence[ClassCount]) -> list[ClassCount]:
+    """Counts of classes, the class with the largest share first."""
+    return sorted(counts, key=lambda one: -one.count / max(1, one.examples))
 
 
 def _twins(report: ReportData) -> list[dict[str, Any]]:
