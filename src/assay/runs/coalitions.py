@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -29,16 +30,22 @@ class CoalitionValues:
 
     def __init__(self, made_of: str, width: int):
         self.made_of, self.width = made_of, width
-        self._known: dict[bytes, tuple[float, ...]] = {}
+        self._numbers = struct.Struct(f"<{width}d")
+        self._known: dict[bytes, bytes] = {}
 
     def __contains__(self, name: bytes) -> bool:
         return name in self._known
 
     def __getitem__(self, name: bytes) -> tuple[float, ...]:
-        return self._known[name]
+        return self._numbers.unpack(self._known[name])
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def table(self, names: Sequence[bytes]) -> Float64[Tensor, "coalitions parts"]:
+        """The values of these coalitions, which must be known."""
+        body = bytearray().join(self._known[name] for name in names)
+        return torch.from_numpy(np.ndarray((len(names), self.width), "<f8", body).astype(np.float64))
 
     def add(self, names: Sequence[bytes], values: Float64[Tensor, "coalitions parts"], remarked: Sequence[bool]) -> None:
         """Keep some values. A coalition keeps the value that it was given first.
@@ -48,8 +55,8 @@ class CoalitionValues:
             values: Value of each.
             remarked: Whether its training left remarks.
         """
-        for name, value in zip(names, values.tolist(), strict=True):
-            self._known.setdefault(name, tuple(value))
+        for name, value in zip(names, values.numpy().astype("<f8"), strict=True):
+            self._known.setdefault(name, value.tobytes())
 
 
 class KeptValues(CoalitionValues):
@@ -67,7 +74,7 @@ class KeptValues(CoalitionValues):
             RunError: A link, or no regular file.
         """
         super().__init__(made_of, width)
-        self._path, self._record = path, struct.Struct(f"<{NAME}s{width}dI")
+        self._path, self._record = path, struct.Struct(f"<{NAME}s{8 * width}sI")
         make_folder(path.parent)
         with writing(path):
             self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -82,9 +89,9 @@ class KeptValues(CoalitionValues):
             with open(handle, "rb") as file:
                 body = file.read() if size <= MOST and not anew else b""
             whole = len(body) // self._record.size * self._record.size
-            for name, *value, checked in self._record.iter_unpack(body[:whole]):
-                if checked == zlib.crc32(name + np.array(value).tobytes()) and all(np.isfinite(value)):
-                    self._known.setdefault(name, tuple(value))
+            for name, value, checked in self._record.iter_unpack(memoryview(body)[:whole]):
+                if checked == zlib.crc32(name + value) and bool(np.isfinite(np.frombuffer(value, "<f8")).all()):
+                    self._known.setdefault(name, value)
             if self._writes and whole < size:
                 os.ftruncate(self._handle, whole)
 
@@ -98,9 +105,8 @@ class KeptValues(CoalitionValues):
         super().add(names, values, remarked)
         if not self._writes or not new:
             return
-        rows = values.numpy()
         body = b"".join(
-            self._record.pack(names[place], *rows[place], zlib.crc32(names[place] + np.ascontiguousarray(rows[place]).tobytes()))
+            self._record.pack(names[place], self._known[names[place]], zlib.crc32(names[place] + self._known[names[place]]))
             for place in new
         )
         with writing(self._path):
