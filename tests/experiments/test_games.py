@@ -19,6 +19,7 @@ from assay.core.learner import AbstractLearner, Constant
 from assay.experiments import games
 from assay.experiments.games import RetrainingGame, game_of
 from assay.learners import parse
+from assay.maths.games import utilities
 
 LEARNERS = ["tree", "knn:k=3", "ridge", "logistic", "net:steps=10", "sklearn.ensemble.ExtraTreesClassifier:n_estimators=3"]
 
@@ -69,6 +70,23 @@ def test_order_of_examples_numbers_of_classes_and_what_was_asked_before_change_n
     wider = game_of(ids, rows, labels, 5, learner).predictions(masks)
     torch.testing.assert_close(wider[..., :3], found, **near)
     assert bool((wider[..., 3:] == 0).all())
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_what_predictions_of_players_are_worth_is_kept_and_does_not_tell_how_many_were_asked_for(learner):
+    rows, labels = world()
+    ids = Ids(np.random.default_rng(0).permutation(500)[:30])
+    game, masks = game_of(ids, rows, labels, 3, learner), coalitions(30).long() * 2
+    found = {utility: game.player_utilities(masks, utility) for utility in ("accuracy", "prob")}
+    for utility, one in found.items():
+        # One set after the other is trained in another form by nets.
+        torch.testing.assert_close(one, utilities(game.predictions(masks), labels, utility), rtol=1e-9, atol=1e-12)
+    trained = game.trained
+    assert torch.equal(game.player_utilities(masks.flip(0), "prob").flip(0), found["prob"]) and game.trained == trained
+    again = game_of(ids, rows, labels, 3, learner)
+    for part in (slice(3, 4), slice(0, 3), slice(0, 6)):
+        assert torch.equal(again.player_utilities(masks[part], "prob"), found["prob"][part])
+    assert again.trained == 6
 
 
 def test_values_are_the_share_of_validation_examples_and_are_kept():
@@ -156,9 +174,10 @@ def test_an_executor_gives_the_same_bytes(learner, tmp_path, monkeypatch):
     here, there = (game_of(ids, rows, labels, 3, learner, held, spread=one) for one in (None, games.Spread(pool, tmp_path)))
     assert torch.equal(there.predictions(masks), here.predictions(masks))
     assert torch.equal(there.values(masks), here.values(masks))
+    assert torch.equal(there.player_utilities(masks, "prob"), here.player_utilities(masks, "prob"))
     assert (there.trained, there.remarks) == (here.trained, here.remarks)
     # Those that are trained side by side stay here.
-    assert pool.calls == (0 if learner.startswith(("knn", "net")) else 6)
+    assert pool.calls == (0 if learner.startswith(("knn", "net")) else 9)
 
 
 def test_a_learner_that_fails_elsewhere_is_a_failed_trial(tmp_path):

@@ -10,8 +10,10 @@ import torch
 from torch.utils.data import TensorDataset
 
 import assay
+from assay.cluster import InlineExecutor
 from assay.core.errors import Mismatch, MissingEvidence, UsageError
 from assay.experiments.evidence import data_of, gather_inputs
+from assay.experiments.games import RetrainingGame
 from assay.experiments.plan import Plan, load_data, plan_of
 from assay.experiments.record import untrained
 from assay.learners.ridge import Ridge
@@ -89,6 +91,72 @@ def test_a_killed_game_goes_on(run, tmp_path, monkeypatch):
     monkeypatch.setattr(Ridge, "grow", lambda *given: Refusing(*given))
     shutil.rmtree(mine.folder / "scores")
     assert torch.equal(assay.score(mine, path, save=True)[path].values, other.values)
+
+
+@pytest.mark.parametrize("learner", ["tree", "net:steps=5"])
+def test_more_bags_go_on_from_those_that_are_there(run, tmp_path, monkeypatch, learner):
+    """What was trained before is not trained again, and the values are those of one call from nothing."""
+    mine, title = copied(run, tmp_path / "mine"), f"data_oob:learner={learner},score=prob,bags="
+    (expected,) = assay.score(mine, f"{title}41").values()
+    assert not (mine.folder / "games").exists()
+    trained, plain = [], RetrainingGame._probs
+
+    def counting(self, coalitions, *given):
+        trained.append(len(coalitions))
+        return plain(self, coalitions, *given)
+
+    monkeypatch.setattr(RetrainingGame, "_probs", counting)
+    assay.score(mine, f"{title}38", save=True)
+    (kept,) = (mine.folder / "games").iterdir()
+    # Of each bag its name, a number for each example, and a checksum.
+    assert kept.stat().st_size == 38 * (16 + 8 * len(run.ids) + 4)
+    for bags in (39, 41):
+        (found,) = assay.score(mine, f"{title}{bags}", save=True).values()
+    assert trained == [32, 6, 1, 2]
+    assert torch.equal(found.values, expected.values) and torch.equal(found.repeats, expected.repeats)
+    # A rule that stops reads the same bags; the other score is another number of each.
+    trained.clear()
+    assay.score(mine, f"{title}41,error=0.001", save=True)
+    assert not trained
+    assay.score(mine, f"data_oob:learner={learner},bags=3", save=True)
+    assert trained == [3] and len(list((mine.folder / "games").iterdir())) == 2
+
+
+def test_a_killed_score_by_bags_goes_on(run, tmp_path, monkeypatch):
+    mine, title, plain, trained = copied(run, tmp_path / "mine"), "data_oob:bags=70,learner=ridge", Ridge.train, []
+    expected = assay.score(mine, title)[title]
+
+    def counting(*given):
+        if len(trained) == 50:
+            raise KeyboardInterrupt
+        trained.append(1)
+        return plain(*given)
+
+    monkeypatch.setattr(Ridge, "train", counting)
+    with pytest.raises(KeyboardInterrupt):
+        assay.score(mine, title, save=True)
+    monkeypatch.setattr(Ridge, "train", lambda *given: (trained.append(1), plain(*given))[1])
+    assert torch.equal(assay.score(mine, title, save=True)[title].values, expected.values)
+    # A block of 32 was whole; what was begun beside it is trained again.
+    assert len(trained) == 50 + 70 - 32
+
+
+def test_bags_are_trained_where_it_is_said_to_the_same_bytes(run, tmp_path):
+    mine, title = copied(run, tmp_path / "mine"), "data_oob:bags=34"
+    inline = assay.score(mine, title)[title]
+    pool = Counting()
+    found = assay.score(mine, title, execution=assay.Execution(pool))[title]
+    assert torch.equal(found.values, inline.values) and torch.equal(found.repeats, inline.repeats) and pool.calls == 34
+
+
+class Counting(InlineExecutor):
+    """Counts what it is given."""
+
+    calls = 0
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.calls += 1
+        return super().submit(fn, *args, **kwargs)
 
 
 class Refusing:

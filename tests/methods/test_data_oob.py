@@ -11,14 +11,15 @@ from sklearn.tree import DecisionTreeClassifier
 from torch.utils.data import TensorDataset
 
 import assay
-from assay.core.errors import Mismatch, MissingEvidence, UnknownName, UsageError
+from assay.core.errors import Mismatch, MissingEvidence, NumericalError, UnknownName, UsageError
 from assay.core.evidence import Evidence
 from assay.core.ids import Ids
 from assay.core.scores import Direction, Scores
 from assay.core.scoring import score
 from assay.experiments.evidence import data_of, gather_inputs
-from assay.experiments.games import game_of
-from assay.maths.games import bootstrap, out_of_bag_means, out_of_bag_sums
+from assay.experiments.games import RetrainingGame, game_of
+from assay.learners.net import Net
+from assay.maths.games import bootstrap, out_of_bag_means, out_of_bag_sums, utilities
 from assay.methods.data_oob import DataOOB, data_oob
 from experiments.small import recorded
 from replay.test_agreement import data, looped
@@ -31,8 +32,11 @@ VARIANTS = [
 ]
 """Options that the laws run it with."""
 
-REFUSED = ["bags=1", "bags=many", "seed=-1", "score=margin", "learner=", "features=pictures", "features=rows:"]
+REFUSED = ["bags=1", "bags=many", "seed=-1", "error=-1", "score=margin", "learner=", "features=pictures", "features=rows:"]
 """Options that are refused."""
+
+
+SIX = torch.tensor([[0.0], [0.4], [1.0], [1.3], [2.0], [2.2]], dtype=torch.float64)
 
 
 def planted(n=60, classes=3, seed=0):
@@ -74,17 +78,18 @@ def test_it_is_the_formula_by_hand_with_scikit_learn_on_the_same_bags(kind):
 class Table:
     """A game whose predictions are all known."""
 
-    def __init__(self, players, bags, probs):
-        self.players, self.remarks = players, {}
+    def __init__(self, players, bags, probs, labels):
+        self.players, self.remarks, self.labels = players, {}, labels
         self.known = {tuple(bag): one for bag, one in zip(bags.tolist(), probs, strict=True)}
 
-    def predictions(self, coalitions):
-        return torch.stack([self.known[tuple(bag)] for bag in coalitions.tolist()])
+    def player_utilities(self, coalitions, utility):
+        probs = torch.stack([self.known[tuple(bag)] for bag in coalitions.tolist()])
+        return utilities(probs, self.labels, utility)
 
     def values(self, *given):
-        raise AssertionError("Data-OOB asks for predictions alone")
+        raise AssertionError("Data-OOB asks for what the players' predictions are worth alone")
 
-    class_values = path_values = values
+    class_values = path_values = predictions = values
 
 
 def every_bag(players):
@@ -108,9 +113,7 @@ def BRUTE(inputs, labels, method):
 
 @pytest.mark.parametrize(("learner", "kind"), [("tree", "correct"), ("knn:k=2", "prob"), ("ridge", "prob")])
 def test_it_converges_to_every_bootstrap_sample_of_six_examples(learner, kind):
-    rows = torch.tensor([[0.0], [0.4], [1.0], [1.3], [2.0], [2.2]], dtype=torch.float64)
-    labels = torch.tensor([0, 0, 1, 0, 1, 1])
-    ids = Ids(range(6))
+    rows, labels, ids = SIX, torch.tensor([0, 0, 1, 0, 1, 1]), Ids(range(6))
     bags, chance = every_bag(6)
     assert len(bags) == math.comb(11, 5) and math.isclose(float(chance.sum()), 1)
     probs = game_of(ids, rows, labels, 2, learner).predictions(bags)
@@ -121,7 +124,7 @@ def test_it_converges_to_every_bootstrap_sample_of_six_examples(learner, kind):
     exact = (out * terms).sum(0)
     # An example is out of a bag with the chance (5/6)^6; the variance of a mean over so many of 250 bags.
     variance = (out * (terms - exact).square()).sum(0) / (250 * (5 / 6) ** 6)
-    table = Table(ids, bags, probs)
+    table = Table(ids, bags, probs, labels)
     given = Evidence(ids, 2, labels=labels, inputs=rows, games=lambda *_: table)
     found = score([DataOOB(learner=learner, score=kind, bags=250, seed=seed) for seed in range(12)], given)
     one = scored(rows, labels, ids, learner=learner, score=kind, bags=20)
@@ -134,6 +137,62 @@ def test_it_converges_to_every_bootstrap_sample_of_six_examples(learner, kind):
     there = variance > 1e-4
     assert int(there.sum()) >= 3 and bool(((told / variance)[there] - 1).abs().max() < 0.6)
     assert abs(float((told / variance)[there].mean()) - 1) < 0.2
+
+
+def test_it_stops_at_an_error_whose_meaning_is_how_far_it_is_from_all_bags():
+    labels, ids = torch.tensor([0, 0, 1, 0, 1, 1]), Ids(range(6))
+    bags, chance = every_bag(6)
+    probs = game_of(ids, SIX, labels, 2, "knn:k=2").predictions(bags)
+    out = (bags == 0) * chance[:, None]
+    exact = (out * probs[:, torch.arange(6), labels]).sum(0) / out.sum(0)
+    table = Table(ids, bags, probs, labels)
+    given = Evidence(ids, 2, labels=labels, inputs=SIX, games=lambda *_: table)
+    found = score([DataOOB(score="prob", bags=2000, error=0.03, seed=seed) for seed in range(30)], given)
+    drawn = [one.diagnostics["bags"] for one in found]
+    assert all(number % 32 == 0 and 64 <= number < 2000 for number in drawn) and len(set(drawn)) > 3
+    assert all(one.diagnostics["standard error: largest"] <= 0.03 and not one.warnings for one in found)
+    off = torch.stack([one.values for one in found]) - exact
+    errors = torch.stack([(one.repeats.var(0) / 10).sqrt() for one in found])
+    # Over seeds the values are as far from the mean over all bags as the errors say, also where the rule has stopped.
+    assert 0.8 < float((off.square().mean() / errors.square().mean()).sqrt()) < 1.25
+    # Student's quantile of ten groups.
+    assert float((off.abs() <= 2.26 * errors).double().mean()) > 0.9
+    # Stopped at so many bags it is what so many bags give.
+    (same,) = score([DataOOB(score="prob", bags=drawn[0], seed=0)], given)
+    assert torch.equal(same.values, found[0].values)
+    (few,) = score([DataOOB(score="prob", bags=64, error=0.001)], given)
+    assert "After 64 bags the largest standard error is" in few.warnings[0] and "give more bags" in few.warnings[0]
+
+
+@pytest.mark.parametrize("learner", ["tree", "knn:k=3", "ridge", "logistic", "net:steps=10"])
+def test_bags_are_asked_for_together_and_how_many_changes_nothing(learner, monkeypatch):
+    rows, labels = planted()
+    asked, plain = [], RetrainingGame.player_utilities
+    monkeypatch.setattr(
+        RetrainingGame, "player_utilities", lambda self, bags, utility: (asked.append(len(bags)), plain(self, bags, utility))[1]
+    )
+    whole = scored(rows, labels, bags=40, learner=learner, score="prob")
+    assert asked == [32, 8]
+    monkeypatch.setattr("assay.methods.data_oob.BLOCK", 1)
+    torch.testing.assert_close(
+        scored(rows, labels, bags=40, learner=learner, score="prob").values, whole.values, rtol=1e-12, atol=1e-12
+    )
+
+
+def test_nets_are_trained_side_by_side(monkeypatch):
+    rows, labels = planted()
+    many, plain = [], Net.train_many
+    monkeypatch.setattr(Net, "train_many", lambda *given: (many.append(len(given[4])), plain(*given))[1])
+    monkeypatch.setattr(Net, "train", lambda *_: pytest.fail("trained alone"))
+    scored(rows, labels, bags=40, learner="net:steps=5")
+    assert many == [32, 8]
+
+
+def test_a_failed_training_is_an_error_that_names_the_bag():
+    rows, labels = planted()
+    for learner in ("net:rate=1e300+steps=2", "sklearn.neighbors.KNeighborsClassifier:n_neighbors=61"):
+        with pytest.raises(NumericalError, match=r"trained on \d+ of 60 examples \(ids"):
+            scored(rows, labels, bags=4, learner=learner)
 
 
 def test_the_pure_function_is_the_method():
@@ -216,7 +275,7 @@ def test_a_run_with_a_plan_or_of_a_loop_is_scored_by_its_data(tmp_path, monkeypa
     other = assay.score(run, "data_oob:bags=8,features=rows:embedded", inputs={"embedded": embedded}, save=True)
     expected = scored(embedded, run.labels, run.ids, bags=8)
     assert torch.equal(next(iter(other.values())).values, expected.values)
-    monkeypatch.setattr("assay.experiments.games.RetrainingGame.predictions", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("assay.experiments.games.RetrainingGame.player_utilities", lambda *_: pytest.fail("computed again"))
     again = assay.score(run, ["data_oob:bags=8", "data_oob:bags=8,features=rows:embedded"], save=True)
     assert torch.equal(again["data_oob:bags=8"].values, found.values)
     monkeypatch.undo()
@@ -252,7 +311,7 @@ def test_intervals_cover_what_they_say():
     ],
 )
 def test_a_learner_that_there_is_not_is_refused_before_anything_is_trained(learner, words, monkeypatch):
-    monkeypatch.setattr("assay.experiments.games.RetrainingGame.predictions", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr("assay.experiments.games.RetrainingGame.player_utilities", lambda *_: pytest.fail("trained"))
     rows, labels = planted()
     with pytest.raises(UsageError, match=words) as caught:
         assay.score(evidence(rows, labels), ["cg_score", f"data_oob:learner={learner}"])

@@ -15,7 +15,7 @@ Coalitions = Bool[Tensor, "coalitions players"] | Int[Tensor, "coalitions player
 """Which examples a learner is trained on, or how often each: 0 leaves it out, 2 counts it twice, as in a bootstrap sample."""
 
 Utility = Literal["accuracy", "prob", "log_prob"]
-"""What a coalition is worth, a mean over the held-out examples: see `UNITS`."""
+"""What a prediction is worth; of a coalition, the mean over the held-out examples: see `UNITS`."""
 
 UNITS: Mapping[Utility, str] = {
     "accuracy": "share of held-out examples that are predicted right",
@@ -59,6 +59,16 @@ class Game(Protocol):
 
         Raises:
             AssayError: A training failed; says of which coalition and why.
+        """
+        ...
+
+    def player_utilities(self, coalitions: Coalitions, utility: Utility) -> Float64[Tensor, "coalitions players"]:
+        """What the prediction of each player is worth, by the learner trained on each coalition, whether the player is in it or not.
+
+        Cached by coalition, so that none is trained on twice.
+
+        Raises:
+            AssayError: As `predictions`.
         """
         ...
 

@@ -81,15 +81,20 @@ class AbstractDrawnGameMethod(AbstractGameMethod):
 
     def too_inexact(self, errors: Float64[Tensor, " examples"], so_far: str, more: str) -> tuple[str, ...]:
         """The warning that all draws are used up and the standard error is still above the option `error`."""
-        wanted, largest = getattr(self, "error", 0.0), float(errors.max())
-        if not wanted or largest <= wanted:
-            return ()
-        return (f"After {so_far} the largest standard error is {largest:.3g}, above error={wanted:g}; give more {more}.",)
+        return too_inexact(errors, getattr(self, "error", 0.0), so_far, more)
 
 
 def errors_of(groups: Float64[Tensor, "groups examples"]) -> Float64[Tensor, " examples"]:
     """Standard error of each example's mean over independent groups of draws."""
     return (groups.var(0) / len(groups)).sqrt()
+
+
+def too_inexact(errors: Float64[Tensor, " examples"], wanted: float, so_far: str, more: str) -> tuple[str, ...]:
+    """The warning that all draws are used up and the standard error is still above what was wanted; none where 0 was."""
+    largest = float(errors.max())
+    if not wanted or largest <= wanted:
+        return ()
+    return (f"After {so_far} the largest standard error is {largest:.3g}, above error={wanted:g}; give more {more}.",)
 
 
 def told_errors(errors: Float64[Tensor, " examples"]) -> Mapping[str, object]:

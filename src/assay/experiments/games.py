@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import __version__
 from ..cluster.executors import Call, run_all
 from ..core.errors import AssayError, MissingEvidence, NumericalError, UsageError, listed
-from ..core.game import Coalitions, Valuation
+from ..core.game import Coalitions, Utility, Valuation
 from ..core.ids import Ids
 from ..core.learner import AbstractLearner, Constant, Fitted
 from ..core.lineage import fingerprint
@@ -147,6 +147,17 @@ class RetrainingGame:
             found[part][:, self._order], found[part][:, players:] = probs[:, :players], probs[:, players:]
         return found
 
+    def player_utilities(self, coalitions: Coalitions, utility: Utility) -> Float64[Tensor, "coalitions players"]:
+        """See `Game.player_utilities`."""
+        found = self._known_or_trained(
+            self._checked(coalitions),
+            self._opened(f"players' {utility}", len(self.players)),
+            self._rows,
+            lambda probs: utilities(probs, self._given, utility),
+            alike=True,
+        )
+        return found[:, self._order.argsort()]
+
     def values(self, coalitions: Coalitions) -> Float64[Tensor, " coalitions"]:
         """See `Game.values`."""
         return self._valued(self._checked(coalitions), "values")[:, 0]
@@ -183,14 +194,20 @@ class RetrainingGame:
 
     def _store(self, kind: str) -> CoalitionValues:
         """The values of coalitions that are known."""
+        held, utility = self._held, str(self._valuation.utility)  # type: ignore[union-attr]
+        return self._opened(
+            kind, self._classes if kind == "values by class" else 1, utility, held.rows, held.labels, held.weights
+        )
+
+    def _opened(self, kind: str, width: int, utility: str = "", *held: Tensor) -> CoalitionValues:
+        """What is known of coalitions of one kind, so many numbers of each."""
         if kind not in self._kept:
-            held = self._held
             maker = LEARNERS.maker(type(self._learner)) or ""
             made_of = fingerprint(
-                kind, self._learner.title, maker, str(self._valuation.utility), str(self._seed), str(self._classes),  # type: ignore[union-attr]
-                *(part for one in (self._rows, self._keys, self._given, held.rows, held.labels, held.weights) for part in _bytes(one)),
+                kind, self._learner.title, maker, utility, str(self._seed), str(self._classes),
+                *(part for one in (self._rows, self._keys, self._given, *held) for part in _bytes(one)),
             )  # fmt: skip
-            self._kept[kind] = self._keeper(made_of, self._classes if kind == "values by class" else 1)
+            self._kept[kind] = self._keeper(made_of, width)
         return self._kept[kind]
 
     def _worth(self, probs: Float64[Tensor, "coalitions queries classes"], by_class: bool) -> Float64[Tensor, "coalitions parts"]:
@@ -204,13 +221,26 @@ class RetrainingGame:
         return torch.zeros(len(probs), self._classes, dtype=torch.float64).index_add_(1, held.labels, terms) / whole
 
     def _valued(self, coalitions: Int[Tensor, "coalitions players"], kind: str) -> Float64[Tensor, "coalitions parts"]:
-        store, rows = self._store(kind), self._held.rows.to(self._rows.dtype)
+        rows = self._held.rows.to(self._rows.dtype)
+        return self._known_or_trained(
+            coalitions, self._store(kind), rows, lambda probs: self._worth(probs, kind == "values by class")
+        )
+
+    def _known_or_trained(
+        self,
+        coalitions: Int[Tensor, "coalitions players"],
+        store: CoalitionValues,
+        rows: Tensor,
+        worth: Callable[[Tensor], Tensor],
+        alike: bool = False,
+    ) -> Float64[Tensor, "coalitions parts"]:
+        """The numbers of each coalition: those that are known, and of the others what the predictions of these rows are worth; `alike` as in `_probs`."""
         names = self._named(coalitions)
         due = list({name: place for place, name in reversed(list(enumerate(names))) if name not in store}.values())[::-1]
-        for part, probs, remarked in self._probs(coalitions[due], rows) if due else ():
+        for part, probs, remarked in self._probs(coalitions[due], rows, alike) if due else ():
             new = [names[due[place]] for place in range(len(due))[part]]
-            store.add(new, self._worth(probs, kind == "values by class"), remarked)
-        return torch.tensor([store[name] for name in names], dtype=torch.float64).reshape(len(names), store.width)
+            store.add(new, worth(probs), remarked)
+        return store.table(names)
 
     def _named(self, coalitions: Int[Tensor, "coalitions players"]) -> list[bytes]:
         counts = coalitions.numpy().astype(np.uint64)
@@ -282,12 +312,15 @@ class RetrainingGame:
             raise NumericalError(f"{where}, gave something other than probabilities that add up to 1 for each row.")
         return probs
 
-    def _probs(self, coalitions: Int[Tensor, "coalitions players"], rows: Tensor):
-        """Slices of the coalitions, the probabilities of these rows by the learner trained on each, the classes as they are given, and whether each training left remarks."""
+    def _probs(self, coalitions: Int[Tensor, "coalitions players"], rows: Tensor, alike: bool = False):
+        """Slices of the coalitions, the probabilities of these rows by the learner trained on each, the classes as they are given, and whether each training left remarks.
+
+        With `alike` a single coalition too is trained as many side by side are, so that its bits do not tell how many were asked for.
+        """
         size = max(1, ROOM // (8 * max(1, len(rows), coalitions.shape[1]) * self._classes))
         for start in range(0, len(coalitions), size):
             part = slice(start, start + size)
-            together = self._together(coalitions[part], rows) if len(coalitions) > 1 else None
+            together = self._together(coalitions[part], rows) if alike or len(coalitions) > 1 else None
             if together is None:
                 several = self.spread is not None and len(coalitions[part]) > 1
                 together = self._elsewhere(coalitions[part], rows) if several else self.one_by_one(coalitions[part], rows)

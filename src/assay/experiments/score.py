@@ -202,8 +202,8 @@ def served(
     if held:
         beside = {name: found.examples for name, found in held.items()}
         evidences = [one.beside(beside, _games(run, request)) for one in evidences]
-    elif request.execution.pool is not None and any(map(plays, wanted)):
-        evidences = [one.beside({}, _games(run, request, kept=False)) if Need.GAME in one.holds else one for one in evidences]
+    elif (request.save or request.execution.pool is not None) and any(map(plays, wanted)):
+        evidences = [one.beside({}, _games(run, request)) if Need.GAME in one.holds else one for one in evidences]
     for one in wanted:
         if request.save and not request.recompute and (old := saved_score(run, one, parents[one.title])) is not None:
             made[one.title] = old
@@ -446,11 +446,11 @@ def _held_out(
     return wanted, held
 
 
-def _games(run: Run, request: Request, kept: bool = True) -> GameMaker:
+def _games(run: Run, request: Request) -> GameMaker:
     """What makes games, which train where the request says: where scores are saved, the values of coalitions are too, so that a killed game goes on."""
     pool = request.execution.pool
     maker: Callable[..., Any] = game_of if pool is None else functools.partial(game_of, spread=Spread(pool, run.paths.logs))
-    if not request.save or not kept:
+    if not request.save:
         return maker
 
     def keeper(made_of: str, width: int) -> CoalitionValues:

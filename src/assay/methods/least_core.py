@@ -4,6 +4,11 @@ $$ \min_{x, e} e \quad \text{such that} \quad \sum_{i \in N} x_i = v(N), \quad \
 
 v is the value less that of no examples. Of all x with the smallest e the one of the smallest norm is taken, so that equal examples have equal shares.
 The sets are all that there are, or random ones and their complements; a share of the sets that were not drawn then falls short by more than e.
+
+The shares have no standard error: they solve one programme of all drawn sets, are no mean over draws, and those of a part of the sets solve another programme. How
+far the drawn sets can be trusted is tried instead: fresh sets are drawn, a quarter as many (at least 8), and the diagnostics say which share of them falls short by more
+than e. That share estimates the chance of a random set to do so, from k sets with the standard error sqrt(share (1 - share) / k); it falls with more subsets, and is not told
+where all sets are solved for.
 """
 
 import dataclasses
@@ -98,7 +103,8 @@ class LeastCore(AbstractDrawnGameMethod):
         features: The learner's input: `inputs`, `rows:NAME` from outside (`--inputs NAME=FILE`, and `NAME@validation` for the held-out examples), or features
             from a kept model, such as `penultimate`.
         seed: Seed of all draws.
-        subsets: How many sets of examples at most, in random pairs of a set and its complement; all of them if there are no more.
+        subsets: How many sets of examples at most, in random pairs of a set and its complement; all of them if there are no more. The diagnostics say
+            which share of fresh sets falls short by more than the largest shortfall of these, in the place of a standard error, which shares of one programme have not.
     """
 
     subsets: int = 1000

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -32,16 +33,22 @@ class CoalitionValues:
 
     def __init__(self, made_of: str, width: int):
         self.made_of, self.width = made_of, width
-        self._known: dict[bytes, tuple[float, ...]] = {}
+        self._numbers = struct.Struct(f"<{width}d")
+        self._known: dict[bytes, bytes] = {}
 
     def __contains__(self, name: bytes) -> bool:
         return name in self._known
 
     def __getitem__(self, name: bytes) -> tuple[float, ...]:
-        return self._known[name]
+        return self._numbers.unpack(self._known[name])
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def table(self, names: Sequence[bytes]) -> Float64[Tensor, "coalitions parts"]:
+        """The values of these coalitions, which must be known."""
+        body = bytearray().join(self._known[name] for name in names)
+        return torch.from_numpy(np.ndarray((len(names), self.width), "<f8", body).astype(np.float64))
 
     def add(self, names: Sequence[bytes], values: Float64[Tensor, "coalitions parts"], remarked: Sequence[bool]) -> None:
         """Keep some values. A coalition keeps the value that it was given first.
@@ -51,8 +58,8 @@ class CoalitionValues:
             values: Value of each.
             remarked: Whether its training left remarks.
         """
-        for name, value in zip(names, values.tolist(), strict=True):
-            self._known.setdefault(name, tuple(value))
+        for name, value in zip(names, values.numpy().astype("<f8"), strict=True):
+            self._known.setdefault(name, value.tobytes())
 
 
 class KeptValues(CoalitionValues):
@@ -110,9 +117,8 @@ class KeptValues(CoalitionValues):
         super().add(names, values, remarked)
         if not self._writes or not new:
             return
-        rows = values.numpy()
         body = b"".join(
-            self._record.pack(names[place], *rows[place], zlib.crc32(names[place] + np.ascontiguousarray(rows[place]).tobytes()))
+            self._record.pack(names[place], self._known[names[place]], zlib.crc32(names[place] + self._known[names[place]]))
             for place in new
         )
         with writing(self._path):
@@ -133,21 +139,22 @@ def values_in(path: Path, width: int) -> dict[bytes, tuple[float, ...]]:
         RunError: A link, or no regular file.
         OSError: The operating system refuses.
     """
-    return _read(path, _record(width))[0]
+    numbers = struct.Struct(f"<{width}d")
+    return {name: numbers.unpack(value) for name, value in _read(path, _record(width))[0].items()}
 
 
 def _record(width: int) -> struct.Struct:
-    return struct.Struct(f"<{NAME}s{width}dI")
+    return struct.Struct(f"<{NAME}s{8 * width}sI")
 
 
-def _read(path: Path, record: struct.Struct) -> tuple[dict[bytes, tuple[float, ...]], int, int]:
+def _read(path: Path, record: struct.Struct) -> tuple[dict[bytes, bytes], int, int]:
     """The sound values in a file, how many of its bytes are whole records, and how many there are."""
     handle, size = opened(path)
     with open(handle, "rb") as file:
         body = file.read(size) if size <= MOST else b""
     whole = len(body) // record.size * record.size
-    known: dict[bytes, tuple[float, ...]] = {}
-    for name, *value, checked in record.iter_unpack(body[:whole]):
-        if checked == zlib.crc32(name + np.array(value).tobytes()) and all(np.isfinite(value)):
-            known.setdefault(name, tuple(value))
+    known: dict[bytes, bytes] = {}
+    for name, value, checked in record.iter_unpack(memoryview(body)[:whole]):
+        if checked == zlib.crc32(name + value) and bool(np.isfinite(np.frombuffer(value, "<f8")).all()):
+            known.setdefault(name, value)
     return known, whole, size
