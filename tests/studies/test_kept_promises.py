@@ -10,8 +10,10 @@ import tomllib
 
 import pytest
 
-from assay.cli.study import READ
+from assay.cli.study import READ, combined
 from assay.core.cleansing import SUMMARY
+from assay.experiments.execution import Execution
+from assay.experiments.plan import settings_in
 from assay.reports.study import render_study
 from assay.runs.artefacts import load_json, load_study, save_json
 from assay.runs.paths import StudyPaths
@@ -176,3 +178,39 @@ def test_the_options_of_the_originals_are_told_by_flags_that_the_study_reads(nam
     # A table may tell a flag of the original that is the same for all nets here.
     unread = {flag for flag in flags if flag not in READ[name] and flag != "selection_lr"}
     assert not unread, f"the study {name} reads none of {unread}"
+
+
+class Stop(Exception):
+    """In the place of the first training."""
+
+
+class Stopping:
+    """An executor that trains nothing."""
+
+    def submit(self, *_, **__):
+        raise Stop
+
+
+LARGEST = {
+    "scaling": "full", "difficulty": "full", "cleansing": "paper", "complexity_gap": "paper", "coresets": "paper", "pruning": "paper", "liveval": "paper",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGEST)
+def test_a_plan_of_the_papers_scale_is_written_as_it_was_read(name, tmp_path):
+    study, _, grid = CASES[name]
+    kind, plans = type(grid), []
+    # Sizes of eight pixels, and few altered data.
+    settings = {"data": "digits", "recipe": {"crop": 0, "flip": False}}
+    how = {"modes": ("flip",), "num_flip": (40,), "seeds": 1} if name == "liveval" else {}
+    scale = LARGEST[name]
+    for place in ("one", "two"):
+        with pytest.raises(Stop):
+            study(tmp_path / place, settings, scale=scale, grid=kind(**how), execution=Execution(Stopping()))
+        path = StudyPaths(tmp_path / place).plan
+        plans.append(path.read_text())
+        settings = settings_in(path)
+        how = combined(name, settings.pop("study"))
+        scale = how.pop("scale")
+    assert tomllib.loads(plans[0]) == tomllib.loads(plans[1]) and f'scale = "{LARGEST[name]}"' in plans[0]

@@ -11,6 +11,8 @@ from .lineage import fingerprint
 from .published import Known, PublishedNumber
 
 Measure = Literal["tau", "spearman", "jaccard"]
+NOTHING = "Hara et al. 2019: nothing of this measure, setting and number of examples was at hand"
+"""The source of a number that could not be obtained."""
 LOWEST: dict[Measure, float] = {"tau": -1.0, "spearman": -1.0, "jaccard": 0.0}
 """What an agreement is measured by, and its lowest value; the highest is 1."""
 
@@ -191,9 +193,7 @@ class FidelityStudy:
         for measure in LOWEST:
             for setting in self.cells:
                 if (measure, setting) not in told:
-                    yield PublishedNumber(
-                        measure, "every method", setting, None, "not obtainable", "Hara et al. 2019 as far as it was at hand"
-                    )
+                    yield PublishedNumber(measure, "every method", setting, None, "not obtainable", NOTHING)
 
     @property
     def sentences(self) -> tuple[str, ...]:

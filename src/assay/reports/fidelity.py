@@ -27,7 +27,7 @@ def render_fidelity(study: FidelityStudy) -> str:
             + (
                 " Published numbers stand below, each with its source and how it is known."
                 if _published(study, measure)
-                else " Published numbers of it are not obtainable."
+                else " Published numbers of these settings and this many examples are not obtainable."
             ),
             agreements(study, measure),
             ("method", *study.cells),
