@@ -1,10 +1,13 @@
 """Values of coalitions in a file: kept as they come, and read again whatever a kill or damage left of it."""
 
+import fcntl
+import threading
+
 import pytest
 import torch
 
 from assay.core.errors import RunError
-from assay.runs.coalitions import CoalitionValues, KeptValues
+from assay.runs.coalitions import CoalitionValues, KeptValues, values_in
 
 
 def named(number):
@@ -75,3 +78,24 @@ def test_a_link_is_not_followed(tmp_path):
     (tmp_path / "a.values").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RunError):
         KeptValues(tmp_path / "a.values", "it", 1)
+
+
+def test_who_is_patient_writes_when_the_other_is_gone(tmp_path):
+    path = tmp_path / "a.values"
+    kept, values = filled(path)
+    assert len(values_in(path, 3)) == 5, "reading waits for nobody"
+    held = [kept]
+    del kept
+    threading.Timer(0.2, held.clear).start()
+    other = KeptValues(path, "it", 3, patience=60.0)
+    other.add([named(5)], values[:1], [False])
+    assert len(values_in(path, 3)) == 6
+
+
+def test_a_disk_without_locks_keeps_values_in_memory(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    kept, _ = filled(tmp_path / "a.values")
+    assert len(kept) == 5 and not values_in(tmp_path / "a.values", 3)

@@ -47,7 +47,7 @@ class Slurm:
         gpus: GPUs.
         mem: Memory in GB; 0 for the cluster's default.
         jobs: How many run side by side at most.
-        requeues: How many time limits a training may reach before it is called a failure.
+        requeues: How many time limits a job may reach before it is called a failure.
         setup: A line of shell before Python starts, such as `module load cuda`.
         folder: Where jobs and their results are kept, on a disk that all nodes see; by default `.cache/assay/slurm` in the home.
     """
