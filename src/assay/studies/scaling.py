@@ -93,7 +93,7 @@ DEVIATIONS = (
     "All final nets take as many steps as the plan's epochs take over the whole dataset, with the schedule laid out over these steps; how the paper counts could not be read.",
     "The points of a frontier are chosen by some seeds and measured by the others, and every p is corrected for all that the study tests.",
     "The theory is derived anew and checked against simulations: the paper's own saddle-point equations were not at hand.",
-    "The paper's self-supervised prototypes are a policy here (ssp, in the study coresets), and no measure of this study.",
+    "The paper's self-supervised prototypes are a policy here, in the study coresets, and no measure of this study.",
 )
 
 
