@@ -16,11 +16,11 @@ def parameters(text):
     found, name = {}, ""
     for line in box.splitlines()[1:]:
         line = line.strip("│╰─╯ *")
-        if flag := re.match(r"(--[a-z-]+)", line):
+        if flag := re.match(r"(--[a-z0-9-]+)", line):
             # A second name at the beginning of a line (`--no-flip`) belongs to the flag above.
             name = name if flag[1] == f"--no-{name[2:]}" else flag[1]
         found[name] = f"{found.get(name, '')} {line}"
-    return {name: re.sub(r"^( *(--[a-z-]+|[A-Z]{2,}(\.\.\.)?))+", "", words).strip() for name, words in found.items() if name}
+    return {name: re.sub(r"^( *(--[a-z0-9-]+|[A-Z]{2,}(\.\.\.)?))+", "", words).strip() for name, words in found.items() if name}
 
 
 def test_help_lists_every_verb_with_a_line(capsys):

@@ -68,9 +68,9 @@ def test_same_report_same_bytes():
 
 def test_silent_and_alone(tab):
     """No console message, no request: the fixture's checks, over everything that opening the page does."""
-    assert tab.locator(".chart").count() == 10 + 13
+    assert tab.locator(".chart").count() == 11 + 13
     # That of what stays of each class is drawn once its block is opened.
-    assert tab.locator(".chart svg, .chart canvas").count() == 9 + 13
+    assert tab.locator(".chart svg, .chart canvas").count() == 10 + 13
 
 
 def test_nothing_can_be_fetched_and_no_foreign_script_runs(chromium, path):
