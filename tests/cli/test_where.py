@@ -104,6 +104,20 @@ def test_times_in_words():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "study", ["scaling", "difficulty", "cleansing", "fidelity", "complexity_gap", "liveval", "coresets", "pruning"]
+)
+def test_a_dry_run_on_a_cluster_leaves_nothing_behind(capsys, tmp_path, study):
+    pytest.importorskip("submitit")
+    where = f"slurm:folder={tmp_path / 'jobs'}"
+    code, out, err = here(capsys, "study", study, tmp_path / "s", "--scale", "tiny", "--where", where, "--dry-run")
+    # The altered data of liveval, which its jobs are told to read, are what the script is about.
+    left = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    assert (code, err) == (0, "") and "#SBATCH" in out
+    assert all(path.startswith("s/data/") for path in left) if study == "liveval" else not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
 def test_a_dry_run_prints_the_script_and_sends_nothing(capsys, tmp_path):
     quick = (*QUICK[:-2], "--sizes", "0.5,1", "--metrics", "el2n:at=1")
     code, out, err = here(capsys, "study", "scaling", tmp_path / "s", *quick, "--where", "processes:2", "--dry-run")

@@ -172,7 +172,7 @@ def study(setup: Setup, folder: str | Path, execution: Execution, scale: str, co
     paths = owned(folder, _told(setup))
 
     def begin(work: Sequence[Work]) -> None:
-        write_plan(paths, setup.name, work, setup.plan, combined, scale)
+        write_plan(execution, paths, setup.name, work, setup.plan, combined, scale)
 
     return pruned(setup, paths, execution, begin)
 

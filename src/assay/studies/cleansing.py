@@ -274,7 +274,7 @@ def study_cleansing(
         "methods": list(SCALES[scale].methods if grid.methods is None else titled(grid.methods)),
         "remove": list(setup.remove), "trials": setup.trials, "retrain": setup.retrain, "chosen_by": setup.chosen_by,
     }  # fmt: skip
-    write_plan(paths, "cleansing", work, setup.plan, combined, scale)
+    write_plan(execution, paths, "cleansing", work, setup.plan, combined, scale)
     execution = execution or Execution()
     with ExitStack() as stack:
         pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))

@@ -197,6 +197,7 @@ def study_complexity_gap(
     work = _work(setup, models)
     announce(execution, work)
     write_plan(
+        execution,
         paths,
         setup.name,
         work,

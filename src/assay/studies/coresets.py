@@ -205,7 +205,7 @@ def carried_out(
     plan.augmentation(load_data(plan, anew=True), 0)
     work = protocol.work()
     announce(execution, work)
-    write_plan(paths, name, work, plan, combined, scale)
+    write_plan(execution, paths, name, work, plan, combined, scale)
     with ExitStack() as stack:
         pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
         carried = protocol if altered is None else dataclasses.replace(protocol, plan=altered(paths))

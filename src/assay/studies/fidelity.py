@@ -261,7 +261,7 @@ def study_fidelity(
         "adult": grid.adult, "mnist": grid.mnist, "nets": list(grid.nets), "methods": None if grid.methods is None else list(titled(grid.methods)),
         "seeds": seeds, "examples": examples,
     }  # fmt: skip
-    write_plan(paths, "fidelity", work, None, combined, scale)
+    write_plan(execution, paths, "fidelity", work, None, combined, scale)
     found = _measured(wanted, sources, examples, seeds, paths, execution)
     published = tuple(one for one in PUBLISHED if one.setting in wanted) if examples == PROTOCOL else ()
     machine = here()

@@ -337,6 +337,7 @@ def study_liveval(
         announce(execution, work)
         cases = [case for seed in setup.seeds() for case in _cases(setup, seed, paths)]
         write_plan(
+            execution,
             paths,
             "liveval",
             work,

@@ -18,6 +18,7 @@ from ..core.replication import Measured, ReplicationStudy, RowComparison, Sectio
 from ..core.study import ALL
 from ..core.trial import FEWEST, Comparison
 from ..experiments.estimate import Work, counted_work
+from ..experiments.execution import Execution
 from ..experiments.plan import Plan, PlanRecording, load_data
 from ..maths.statistics import holm, paired
 from ..reports.replication import render_replication
@@ -173,11 +174,18 @@ def finish(found: ReplicationStudy, folder: str | Path) -> ReplicationStudy:
 
 
 def write_plan(
-    paths: StudyPaths, name: str, work: Sequence[Work], plan: Plan | None, grid: Mapping[str, Any], scale: str
+    execution: Execution | None,
+    paths: StudyPaths,
+    name: str,
+    work: Sequence[Work],
+    plan: Plan | None,
+    grid: Mapping[str, Any],
+    scale: str,
 ) -> None:
     """Write the plan that the study carries out as TOML that `--plan` takes; its first lines say how many trainings it is.
 
     Args:
+        execution: Where the trainings run; where they are only announced nothing is written.
         paths: Where.
         name: Name of the study.
         work: All trainings.
@@ -188,6 +196,8 @@ def write_plan(
     Raises:
         NotWritten: The disk refuses.
     """
+    if execution is not None and getattr(execution.pool, "dry_run", False):
+        return
     text = f"{WRITTEN}{name}\n# {counted_work(work)}\n# assay study {name} FOLDER --plan THIS_FILE does it again.\n"
     paths.folder.mkdir(parents=True, exist_ok=True)
     # What a study says itself is in no plan of its own.
