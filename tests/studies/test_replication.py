@@ -100,6 +100,7 @@ def test_a_plan_is_read_as_it_was_written(tmp_path):
     )
     grid = {"seeds": 3, "fractions": (0.5, 0.1), "batches": {"0.1": 32}, "left": None}
     write_plan(
+        None,
         StudyPaths(tmp_path / "x"),
         "coresets",
         [Work("recorded", 1, 9, plan), Work("final models", 11, 9, plan)],
