@@ -26,6 +26,7 @@ def detected(draw, auc, wrong, trials):
     return (ranks[:, :wrong].sum(1) - wrong * (wrong + 1) / 2) / (wrong * (1000 - wrong))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", (3, 5, 10))
 @pytest.mark.parametrize(("auc", "wrong"), [(0.9, 100), (0.9932, 100), (0.999, 100), (0.99, 20), (0.9994, 20), (0.98, 5)])
 def test_intervals_of_detection_cover_what_they_say_or_are_not_there(auc, wrong, n):

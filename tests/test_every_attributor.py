@@ -24,9 +24,19 @@ def laws_of(method):
     return attributor_laws(exported("methods", method.name, "PAIRS"))
 
 
+def marks(method):
+    """A law is asked of the first of a method's sets of options, and of the others in the second group."""
+    first = next(one for one in ATTRIBUTORS.values() if one.name == method.name)
+    return [] if method is first else [pytest.mark.slow]
+
+
 @pytest.mark.parametrize(
     ("law", "method"),
-    [pytest.param(law, method, id=f"{law.__name__}-{title}") for title, method in ATTRIBUTORS.items() for law in laws_of(method)],
+    [
+        pytest.param(law, method, id=f"{law.__name__}-{title}", marks=marks(method))
+        for title, method in ATTRIBUTORS.items()
+        for law in laws_of(method)
+    ],
 )
 def test_law(law, method):
     law(method)

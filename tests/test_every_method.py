@@ -33,12 +33,13 @@ BRUTES = {name: brute for name in catalogue() if (brute := exported("methods", n
 
 
 def marks(law, method):
-    """What takes hundreds of trainings is asked of one of a method's sets of options, and of the others in the second group: a limit, and each law of what
-    trains again without each example, of which the last set trains least.
+    """A law is asked of one of a method's sets of options, and of the others in the second group. Of what trains again without each example the last set
+    trains least; a limit is asked of the first.
     """
     alike = [one for one in METHODS.values() if one.name == method.name]
     limit = law.__name__ == "it_converges_to_brute_force"
-    return [pytest.mark.slow] if (limit and method is not alike[0]) or (method.retrains and method is not alike[-1]) else []
+    one = alike[-1] if method.retrains and not limit else alike[0]
+    return [pytest.mark.slow] if method is not one or (limit and method.retrains and method is not alike[-1]) else []
 
 
 @pytest.mark.parametrize(

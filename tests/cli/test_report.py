@@ -66,6 +66,7 @@ def test_a_decision_by_features_stands_on_the_page_without_scores(own, capsys):
     assert code == 2 and "No score in this run is named 'aum'" in sentence(err)
 
 
+@pytest.mark.slow
 def test_near_duplicates_by_other_features_are_shown_when_asked(own, capsys):
     assert here(capsys, "report", own)[0] == 0
     before = Run(own).paths.report.read_text()

@@ -128,6 +128,7 @@ def test_the_table_study_of_a_plan_has_names_that_the_study_reads(capsys, tmp_pa
     assert code == 2 and "is no table" in sentence(err)
 
 
+@pytest.mark.slow
 def test_fidelity_by_command(capsys, tmp_path):
     flags = (
         "--scale",

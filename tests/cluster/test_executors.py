@@ -100,6 +100,7 @@ def test_inline_results_come_one_by_one(tmp_path):
     assert (tmp_path / "square-1.log").read_text() == ""
 
 
+@pytest.mark.slow
 def test_a_call_has_the_threads_asked_for_wherever_it_runs(tmp_path):
     before = torch.get_num_threads()
     assert dict(run_all(executor("inline", threads=3), [Call("t", threads_of_torch)], tmp_path)) == {"t": 3}

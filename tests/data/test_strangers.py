@@ -266,6 +266,7 @@ def test_an_npy_file_is_read_as_numpy_reads_it(tmp_path, made):
         assert back.dtype == np.asanyarray(made).dtype and np.array_equal(back, made) and back.shape == np.shape(made)
 
 
+@pytest.mark.slow
 def test_an_npz_file_that_unpacks_without_end_is_refused(tmp_path):
     with (
         zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive,
@@ -278,6 +279,7 @@ def test_an_npz_file_that_unpacks_without_end_is_refused(tmp_path):
         Arrays(str(tmp_path / "a.npz"), test=0.5).load()
 
 
+@pytest.mark.slow
 def test_an_idx_file_that_unpacks_without_end_is_refused(tmp_path):
     path = tmp_path / "train-images-idx3-ubyte.gz"
     with gzip.open(path, "wb") as file:
@@ -300,6 +302,7 @@ def test_a_table_of_many_rows_in_few_bytes_is_refused(tmp_path):
         Table(str(tmp_path / "a.parquet"), label="label").load()
 
 
+@pytest.mark.slow
 def test_a_long_text_in_every_row_takes_its_memory_once(tmp_path):
     n = 20_000
     places = pa.array(np.arange(n, dtype=np.int32) % 2)

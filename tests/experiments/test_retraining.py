@@ -59,6 +59,7 @@ def test_an_accuracy_is_weighted_as_its_loss_is(tmp_path):
         world.score("loo:target=own accuracy", targets={"own": (world.held_out, world.held_labels)})
 
 
+@pytest.mark.slow
 def test_loo_is_the_same_bytes_wherever_it_runs(held, processes):
     alone = score(held, "loo:window=last")["loo:window=last"].values
     for pool in (processes, InlineExecutor()):

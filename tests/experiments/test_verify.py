@@ -587,6 +587,7 @@ def test_claims_of_an_older_assay_have_the_first_turns(own):
             verify(decided(own, keep=0.7), run=own, seeds=3, retrain=invented())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", [12, pytest.param(150, marks=pytest.mark.slow)])
 def test_of_ten_random_decisions_of_a_run_none_is_called_anything(own, runs):
     """But in 5 % of runs; uncorrected some decision of ten is, in about a third."""
@@ -629,6 +630,7 @@ def test_seeds_added_until_it_is_significant_find_nothing_more(own):
     assert fresh.comparisons[0].significant and fresh.comparisons[0].place == 2 and fresh.comparisons[0].looks == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", [16, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_difference_that_is_none_is_not_found_by_looking_often(own, runs):
     claimed = naive = 0
@@ -646,6 +648,7 @@ def test_a_difference_that_is_none_is_not_found_by_looking_often(own, runs):
     assert claimed / runs < bound < naive / runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", [30, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_random_removal_is_no_better_than_another(own, runs):
     """Where the choice of examples matters more than the seed: each seed has its own draw, so that no draw's luck is called a finding."""

@@ -553,6 +553,7 @@ def test_before_the_first_epoch_an_epoch_that_was_left_loses_nothing(tmp_path):
 # ---------------------------------------------------------------- readers of a recording that goes on
 
 
+@pytest.mark.slow
 def test_a_run_that_was_opened_while_it_is_recorded_goes_on_being_readable(tmp_path):
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -139,6 +139,7 @@ def test_ids_given_as_texts(tmp_path, view):
         check(run, seen, range(30), expected)
 
 
+@pytest.mark.slow
 def test_batches_that_come_back_out_of_order_keep_their_ids(tmp_path):
     loader = DataLoader(Numbers(slow=(0, 13)), batch_size=3, num_workers=2, in_order=False)
     run, seen = loop(tmp_path / "run", loader)
@@ -146,6 +147,7 @@ def test_batches_that_come_back_out_of_order_keep_their_ids(tmp_path):
     check(run, seen, range(30))
 
 
+@pytest.mark.slow
 def test_a_loader_whose_workers_are_started_by_spawning(tmp_path):
     """Where workers are not forked, all that travels with the batches must be pickled."""
     loader = DataLoader(Named(), 7, shuffle=True, num_workers=1, multiprocessing_context="spawn")
@@ -365,6 +367,7 @@ FIRST = ("in the middle", "before the scheduler", "workers")
 """Cases of the first group; the second has all others."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [pytest.param(case, marks=() if case in FIRST else pytest.mark.slow) for case in RESUMED])
 def test_a_killed_training_is_resumed_to_the_same_bits(nursery, tmp_path, case):
     settings = {key: value for key, value in RESUMED[case].items() if key != "die"}

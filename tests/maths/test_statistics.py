@@ -232,6 +232,7 @@ def test_shares_of_the_level_by_hand():
         share(2, {1: [2.0]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("real", [(), (1, 2, 3), (2, 4, 6, 8, 10)])
 def test_shares_keep_the_chance_of_any_false_claim_however_many_come(real):
     """As printed: each family is decided when it is tested, and the number of families is known to nobody."""

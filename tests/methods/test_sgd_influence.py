@@ -112,8 +112,15 @@ def assert_equal(values, expected):
     torch.testing.assert_close(values, expected, rtol=0, atol=1e-10 * max(1.0, float(expected.abs().max())))
 
 
-@pytest.mark.parametrize("clip", [None, 0.3])
-@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize(
+    ("norm", "clip"),
+    [
+        (False, None),
+        (True, 0.3),
+        pytest.param(False, 0.3, marks=pytest.mark.slow),
+        pytest.param(True, None, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 10_000))

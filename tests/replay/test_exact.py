@@ -258,7 +258,13 @@ def scored(folder, model, optimizer, loader, *methods):
 
 
 # torch's other optimizers take no sparse gradients.
-PAIRS = [(name, optimizer) for name in RIGHT for optimizer in OPTIMIZERS if name != "sparse embedding" or optimizer == "sgd"]
+PAIRS = [
+    pytest.param(name, optimizer, marks=[] if optimizer == next(iter(OPTIMIZERS)) else [pytest.mark.slow])
+    for name in RIGHT
+    for optimizer in OPTIMIZERS
+    if name != "sparse embedding" or optimizer == "sgd"
+]
+"""Every net by the first optimizer, and by the others in the second group."""
 
 
 @pytest.mark.parametrize(("name", "optimizer"), PAIRS)

@@ -9,6 +9,8 @@ from assay.reports import render
 from reports import example_reports
 from reports.browser import SETTLED, until, watched
 
+pytestmark = pytest.mark.slow
+
 OPEN = "#influence details.panel[open]"
 
 

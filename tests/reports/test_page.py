@@ -182,6 +182,7 @@ def test_an_id_that_is_not_here_is_said_to_be_not_on_this_page(tab):
     assert "it holds 2,000 of 60,000" in tab.locator(".tabulator-placeholder").inner_text()
 
 
+@pytest.mark.slow
 def test_rows_by_keyboard(tab, report):
     order = ids_by(report, "aum")
     tab.locator("#search").focus()
@@ -230,6 +231,7 @@ def point(tab, report, id_, press=True):
         tab.mouse.up()
 
 
+@pytest.mark.slow
 def test_brushing_the_map_shows_pictures_and_lines(tab, report):
     corners = at(tab, 0.001, 0.001), at(tab, 0.1, 0.1)
     tab.mouse.move(*corners[0])
@@ -263,6 +265,7 @@ def view(name, words):
     return f"document.querySelector('[data-spec={name}]').drawn.view.{words}"
 
 
+@pytest.mark.slow
 def test_the_map_of_features_is_coloured_by_any_score_or_by_class(tab, report):
     points = tab.evaluate(view("embedding", "data('examples')"))
     assert len(points) == 1500 and points[3]["id"] == str(report.shown.ids.values[3]) and "image" in points[3]
@@ -283,6 +286,7 @@ def test_the_map_of_features_is_coloured_by_any_score_or_by_class(tab, report):
     )
 
 
+@pytest.mark.slow
 def test_the_map_of_features_follows_the_filters_and_chooses(tab, report):
     tab.select_option("#class", "2")
     wanted = int((report.shown.given[:1500] == 2).sum())
@@ -293,6 +297,7 @@ def test_the_map_of_features_follows_the_filters_and_chooses(tab, report):
     until(tab, view("embedding", f"data('chosen').length === {int(position(report, id_) < 1500)}"))
 
 
+@pytest.mark.slow
 def test_a_box_on_the_map_of_features_chooses_what_lies_in_it(tab, report):
     tab.locator("[data-spec=embedding] canvas").scroll_into_view_if_needed()
     box = tab.locator("[data-spec=embedding] canvas").bounding_box()
@@ -386,6 +391,7 @@ def test_verdict_stands_first_with_its_numbers(tab, report):
     assert "No significant difference in either direction" not in said
 
 
+@pytest.mark.slow
 def test_says_when_nothing_is_significant(chromium, tmp_path):
     made = example_reports.report(30)
     few = tuple(
@@ -405,6 +411,7 @@ def test_says_when_nothing_is_significant(chromium, tmp_path):
     page.tab.context.close()
 
 
+@pytest.mark.slow
 def test_dark_and_light_follow_the_reader(chromium, path):
     page = watched(chromium, path, color_scheme="dark")
     look = """() => [getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color,
@@ -436,6 +443,7 @@ def test_a_phone_needs_no_sideways_scrolling(chromium, path):
     page.tab.context.close()
 
 
+@pytest.mark.slow
 def test_the_table_follows_the_width_of_the_window(chromium, path):
     page = watched(chromium, path, viewport={"width": 1440, "height": 900})
     gap = """() => { const right = (e) => document.querySelector(e).getBoundingClientRect().right;
@@ -477,6 +485,7 @@ def test_a_table_without_pictures_truth_or_verdict(chromium, tmp_path):
     tab.context.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1400, 1000, 400])
 def test_long_names_of_classes_are_whole_and_differ_to_the_eye(chromium, tmp_path, width):
     path = tmp_path / "report.html"
@@ -540,6 +549,7 @@ def test_a_report_with_nothing_to_show(chromium, tmp_path):
     page.tab.context.close()
 
 
+@pytest.mark.slow
 def test_an_epoch_that_did_not_visit_an_example_is_a_gap(chromium, tmp_path):
     made = example_reports.report(30)
     probs = made.trajectories.target_probs.clone()

@@ -94,6 +94,7 @@ def closed(page, viewport):
     page.tab.context.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["wide", "narrow"])
 def test_a_text_shows_as_a_text(chromium, texts, viewport):
     written, path = texts
@@ -115,6 +116,7 @@ def test_a_text_shows_as_a_text(chromium, texts, viewport):
     closed(page, viewport)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("viewport", [WIDE, NARROW], ids=["wide", "narrow"])
 def test_a_row_shows_as_columns(chromium, table, viewport):
     frame, path = table

@@ -61,6 +61,7 @@ def test_a_folder_that_is_seen_when_it_is_whole_is_forced_to_the_disk_once_befor
     assert len(forced) > 3 * 3
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_a_part(nursery, tmp_path):
     path, sizes = tmp_path / "file", set()
     replace(path, b"x" * 10)

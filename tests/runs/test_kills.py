@@ -46,6 +46,7 @@ def assert_same(run, other):
         torch.testing.assert_close(live_state(run, method), live_state(other, method), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [0, pytest.param(EPOCHS - 1, marks=pytest.mark.slow)])
 def test_killed_before_every_single_step_to_the_disk(nursery, whole, tmp_path, begun):
     """One more epoch: dies before the first call that reaches the disk, then before the second, and so on, until it lives."""

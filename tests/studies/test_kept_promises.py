@@ -42,6 +42,7 @@ def test_there_is_a_case_of_every_study():
     assert set(CASES) == set(READ)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_plan_that_a_study_wrote_is_the_same_study(name, made, capsys):
     found, folder = made(name)
@@ -124,6 +125,7 @@ def test_the_numbers_of_fidelity_with_the_published_deviations(made):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_deviations_are_in_the_results_on_the_page_and_in_the_terminal(name, made, capsys):
     found, folder = made(name)
