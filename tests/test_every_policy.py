@@ -23,7 +23,8 @@ CASES = {
 @pytest.mark.parametrize(
     ("law", "case"),
     [
-        pytest.param(law, case, id=f"{law.__name__}-{name}")
+        # Of a policy's sets of options the first; the others in the second group.
+        pytest.param(law, case, id=f"{law.__name__}-{name}", marks=[] if name.endswith("-0") else [pytest.mark.slow])
         for law, applies in LAWS.items()
         for name, case in CASES.items()
         if applies(case)

@@ -104,6 +104,7 @@ def test_an_error_that_nobody_foresaw_is_a_sentence_too(capsys, monkeypatch, rec
     assert code == 1 and "unexpected ZeroDivisionError: by nothing" in sentence(err) and "--debug" in err
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error():
     command = f"set -o pipefail; {sys.executable} -m assay methods | head -c 10 > /dev/null"
     done = subprocess.run(["bash", "-c", command], env=ENVIRONMENT, capture_output=True, text=True)

@@ -137,6 +137,7 @@ def test_a_disk_that_is_full_at_once_leaves_the_folder_free(disk, capsys):
     assert here(capsys, "record", disk / "run", *SMALL)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_read_only_place_is_said(disk, own, capsys):
     remount(disk, "ro")
     code, _, err = here(capsys, "record", disk / "run", *SMALL)

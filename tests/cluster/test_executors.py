@@ -83,6 +83,7 @@ def pool():
         yield pool
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["inline", "threads", "processes"])
 def test_every_executor_gives_all_results(kind, pool, tmp_path):
     if kind == "processes":

@@ -10,6 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "methods", "least"), [("accumulation", 3, 15), ("dict_batches", 4, 12)])
 def test_an_example_runs_and_finds_what_it_planted(tmp_path, monkeypatch, capsys, name, methods, least):
     path = ROOT / "examples" / f"{name}.py"

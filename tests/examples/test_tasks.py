@@ -10,6 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "least"), [("regression", 8), ("multi_label", 12)])
 def test_an_example_runs_and_finds_what_it_planted(tmp_path, monkeypatch, capsys, name, least):
     path = ROOT / "examples" / f"{name}.py"

@@ -139,6 +139,7 @@ def state():
     return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), torch.get_num_threads()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 def test_readers_of_steps_and_of_models_do_not_disturb_each_other(tmp_path, world, monkeypatch):
     """Every pair of readers, one step of each in turn, gives what each gives alone."""
@@ -165,6 +166,7 @@ def test_readers_of_steps_and_of_models_do_not_disturb_each_other(tmp_path, worl
         assert state() == outside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 def test_readers_of_one_replay_do_not_disturb_each_other(tmp_path, world):
     dataset, dropout, seed = WORLDS[world]

@@ -63,6 +63,7 @@ def covered(world, n, trials, interval=None):
     return np.mean([low <= true <= high for low, high in shown]), len(shown) / trials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", (3, 5, 10))
 @pytest.mark.parametrize("world", ["normal", "skewed", "rounded to 1/100"])
 def test_intervals_cover_what_they_say(world, n):

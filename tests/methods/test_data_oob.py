@@ -111,6 +111,7 @@ def BRUTE(inputs, labels, method):
     return (out * terms).sum(0) / out.sum(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("learner", "kind"), [("tree", "correct"), ("knn:k=2", "prob"), ("ridge", "prob")])
 def test_it_converges_to_every_bootstrap_sample_of_six_examples(learner, kind):
     rows, labels, ids = SIX, torch.tensor([0, 0, 1, 0, 1, 1]), Ids(range(6))

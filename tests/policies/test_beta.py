@@ -101,6 +101,7 @@ def sequential(weights, picks):
     return chances
 
 
+@pytest.mark.slow
 def test_the_draw_is_one_after_another_by_weight():
     probs, values = [0.2, 0.3, 0.5, 0.6], [0.2, 1.0, 0.6, 0.4]
     weights = beta_weights(torch.tensor(probs).double(), torch.tensor(values).double(), 0.5, 4.0, anchors=2).tolist()

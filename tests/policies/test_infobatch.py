@@ -85,6 +85,7 @@ def test_a_draw_depends_on_seed_epoch_and_id_alone():
     assert all(not torch.equal(here.kept, other.kept) for other in others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.8])
 def test_the_expected_weighted_gradient_is_that_of_all_examples(ratio):
     """Over many seeds the mean of the weighted sums of gradients is the full sum, within five standard errors; without the weights it is not."""

@@ -210,6 +210,17 @@ def test_rows_by_keyboard(tab, report):
     assert cards(tab) == []
 
 
+@pytest.mark.slow
+def test_rows_just_outside_the_window_follow_the_choice(tab, report):
+    tab.locator(".tabulator-row").first.click()
+    first = tab.locator(f"#row-{position(report, ids_by(report, 'aum')[0])}")
+    tab.evaluate("document.querySelector('.tabulator-tableholder').scrollTop = 200")
+    tab.wait_for_timeout(200)
+    assert first.get_attribute("aria-selected") == "true"
+    tab.click("#clear")
+    assert first.get_attribute("aria-selected") == "false"
+
+
 def at(tab, variability, confidence):
     """Where a point of the data map lies on the screen."""
     tab.locator("[data-spec=map]").scroll_into_view_if_needed()

@@ -97,6 +97,7 @@ def test_killed_at_random_moments_and_resumed_each_time(nursery, tmp_path):
     assert sum(done) > len(done), f"nothing was recorded between the kills: {done}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fork", [False, True], ids=["alone", "with a worker that lives on"])
 def test_a_second_writer_is_refused_until_the_first_is_killed(nursery, tmp_path, fork):
     pid = nursery.run("runs.children:hold", wait=False, folder=str(tmp_path), epochs=2, fork=fork)

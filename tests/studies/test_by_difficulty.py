@@ -381,6 +381,7 @@ def claimed(noise, seeds, studies):
     return found / studies, naive / studies
 
 
+@pytest.mark.slow
 def test_a_study_without_an_effect_finds_none():
     """But in 5 % of studies; without correction nearly all of them find something."""
     found, naive = claimed("normal", 5, 20)

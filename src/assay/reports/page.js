@@ -608,15 +608,21 @@
 
   const at = () => rows().findIndex((row) => row.getData().position === active);
 
+  // Every row that is drawn, also those that the table holds ready above and below what is seen.
   function repaint() {
     const picked = new Set(chosen);
-    for (const row of table.getRows("visible")) paint(row, picked);
+    for (const element of $("table").querySelectorAll(".tabulator-row")) look(element, Number(element.dataset.position), picked);
   }
 
-  function paint(row, picked = new Set(chosen)) {
-    const i = row.getData().position;
+  function paint(row) {
     const element = row.getElement();
+    const i = row.getData().position;
     element.id = `row-${i}`;
+    element.dataset.position = i;
+    look(element, i, new Set(chosen));
+  }
+
+  function look(element, i, picked) {
     element.setAttribute("aria-selected", picked.has(i));
     element.classList.toggle("chosen", picked.has(i));
     element.classList.toggle("active", i === active);
@@ -664,7 +670,7 @@
     return new Promise((ready) => {
       table = new Tabulator("#table", {
         data: all.map(row), columns: columns(), index: "position", layout: "fitColumns", height: Math.min(640, Math.max(320, window.innerHeight * 0.75)),
-        rowHeight: narrow.matches ? (longest > 36 ? 59 + 37.5 * nameLines() : 98) : 15 + 14.4 * nameLines(), keybindings: false, autoResize: false, rowFormatter: (row) => paint(row),
+        rowHeight: narrow.matches ? (longest > 36 ? Math.ceil(59 + 37.5 * nameLines()) : 98) : Math.ceil(15 + 14.4 * nameLines()), keybindings: false, autoResize: false, rowFormatter: paint,
         initialSort: narrow.matches ? [{ column: "position", dir: "asc" }] : data.decision ? [{ column: "decision", dir: "asc" }] : data.methods.length ? [{ column: "rank", dir: "asc" }] : [],
         placeholder: all.length === data.total ? "No example matches." : `No example on this page matches; it holds ${number.format(all.length)} of ${number.format(data.total)}.`,
       });
