@@ -37,6 +37,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import assay
 
 DAMPING, DECAY, RATE, BATCH, EPOCHS = 1e-2, 1e-3, 0.1, 64, 20
+LIMIT = 400
+"""Seconds after which a method is given up."""
 Call = Callable[[], np.ndarray]
 OPTIONS = f"decay=none,damping={DAMPING}"
 INFLUENCE = {
@@ -206,9 +208,9 @@ def kronfluence(kind: str, folder: Path, *, alone: bool) -> tuple[nn.Module, Cal
     return model, call
 
 
-def captum(kind: str, folder: Path, *, alone: bool) -> tuple[nn.Module, Call]:
-    """TracIn of the last layer at the last parameters by captum: its fastest."""
-    from captum.influence import TracInCPFast
+def captum(kind: str, folder: Path, *, what: str, alone: bool = False) -> tuple[nn.Module, Call]:
+    """Captum at the last parameters: TracIn of the last layer, which is its fastest, or of all, or influence by Arnoldi's iteration with its defaults."""
+    from captum.influence import ArnoldiInfluenceFunction, TracInCP, TracInCPFast
 
     x, y, test_x, test_y, _ = data()
     model, _ = trained(kind, folder)
@@ -220,9 +222,14 @@ def captum(kind: str, folder: Path, *, alone: bool) -> tuple[nn.Module, Call]:
         return RATE
 
     def call() -> np.ndarray:
-        own = copy.deepcopy(model)
-        head = list(own.children())[-1]
-        peer = TracInCPFast(own, head, TensorDataset(x, y), [str(path)], load, nn.CrossEntropyLoss(reduction="sum"), len(x))
+        own, rows, loss = copy.deepcopy(model), TensorDataset(x, y), nn.CrossEntropyLoss(reduction="sum")
+        if what == "arnoldi":
+            each = nn.CrossEntropyLoss(reduction="none")
+            peer = ArnoldiInfluenceFunction(own, rows, str(path), load, loss_fn=each, batch_size=len(x), hessian_reg=DAMPING)
+        elif what == "last layer":
+            peer = TracInCPFast(own, list(own.children())[-1], rows, [str(path)], load, loss, len(x))
+        else:
+            peer = TracInCP(own, rows, [str(path)], load, loss_fn=loss, batch_size=len(x), sample_wise_grads_per_batch=True)
         if alone:
             return peer.self_influence().numpy()
         return peer.influence((test_x, test_y)).mean(0).numpy()
@@ -230,9 +237,11 @@ def captum(kind: str, folder: Path, *, alone: bool) -> tuple[nn.Module, Call]:
     return model, call
 
 
-def dattri(kind: str, folder: Path, *, alone: bool) -> tuple[nn.Module, Call]:
-    """EK-FAC by dattri."""
-    from dattri.algorithm.influence_function import IFAttributorEKFAC
+def dattri(kind: str, folder: Path, *, what: str) -> tuple[nn.Module, Call]:
+    """Dattri at the last parameters: EK-FAC; conjugate gradients, of 10 steps (its default) on the Hessian; TracIn; TRAK of 512 dimensions."""
+    from dattri.algorithm.influence_function import IFAttributorCG, IFAttributorEKFAC
+    from dattri.algorithm.tracin import TracInAttributor
+    from dattri.algorithm.trak import TRAKAttributor
     from dattri.task import AttributionTask
 
     x, y, test_x, test_y, _ = data()
@@ -244,33 +253,53 @@ def dattri(kind: str, folder: Path, *, alone: bool) -> tuple[nn.Module, Call]:
             functional_call(model, params, (image.unsqueeze(0) if image.ndim == 1 else image,)), label.reshape(-1)
         )
 
+    def margin(params, rows):
+        odds = torch.exp(-loss(params, rows))
+        return torch.log(odds / (1 - odds))
+
     def call() -> np.ndarray:
-        task = AttributionTask(loss_func=loss, model=model, checkpoints=model.state_dict())
-        peer = IFAttributorEKFAC(task=task, device="cpu", damping=DAMPING)
-        loader = DataLoader(TensorDataset(x, y), len(x))
-        peer.cache(loader)
-        return peer.attribute(loader, DataLoader(TensorDataset(test_x, test_y), len(test_x))).mean(1).detach().numpy()
+        rows, queries = DataLoader(TensorDataset(x, y), len(x)), DataLoader(TensorDataset(test_x, test_y), len(test_x))
+        task = AttributionTask(loss_func=margin if what == "trak" else loss, model=model, checkpoints=model.state_dict())
+        if what == "tracin":
+            peer = TracInAttributor(task, weight_list=torch.ones(1), normalized_grad=False, device="cpu")
+            with torch.no_grad():
+                return peer.attribute(rows, queries).mean(1).numpy()
+        if what == "trak":
+            size = {"proj_dim": 512, "proj_max_batch_size": 32, "proj_seed": 0, "device": "cpu"}
+            chance = lambda params, row: torch.exp(-loss(params, row))  # noqa: E731
+            peer = TRAKAttributor(task, chance, projector_kwargs=size, device="cpu")
+        elif what == "cg":
+            peer = IFAttributorCG(task, device="cpu", regularization=DAMPING)
+        else:
+            peer = IFAttributorEKFAC(task=task, device="cpu", damping=DAMPING)
+        peer.cache(rows)
+        return peer.attribute(rows, queries).mean(1).detach().numpy()
 
     return model, call
 
 
-def pydvl(kind: str, folder: Path, *, alone: bool) -> tuple[nn.Module, Call]:
-    """EK-FAC by pyDVL."""
-    from pydvl.influence.torch import EkfacInfluence
+def pydvl(kind: str, folder: Path, *, what: str) -> tuple[nn.Module, Call]:
+    """EK-FAC, conjugate gradients or LiSSA by pyDVL; the latter two with its defaults on the Gauss-Newton matrix, a system for each query."""
+    from pydvl.influence.torch import CgInfluence, EkfacInfluence, LissaInfluence
+    from pydvl.influence.torch.util import SecondOrderMode
 
     x, y, test_x, test_y, _ = data()
     model, _ = trained(kind, folder)
 
     def call() -> np.ndarray:
-        peer = EkfacInfluence(copy.deepcopy(model), update_diagonal=True, hessian_regularization=DAMPING).fit(
-            DataLoader(TensorDataset(x, y), 256)
-        )
-        return peer.influences(test_x, test_y, x, y).mean(0).detach().numpy()
+        own, gauss_newton = copy.deepcopy(model), {"second_order_mode": SecondOrderMode.GAUSS_NEWTON}
+        if what == "ekfac":
+            peer = EkfacInfluence(own, update_diagonal=True, hessian_regularization=DAMPING)
+        elif what == "cg":
+            peer = CgInfluence(own, F.cross_entropy, regularization=DAMPING, **gauss_newton)
+        else:
+            peer = LissaInfluence(own, F.cross_entropy, regularization=DAMPING, **gauss_newton)
+        return peer.fit(DataLoader(TensorDataset(x, y), 256)).influences(test_x, test_y, x, y).mean(0).detach().numpy()
 
     return model, call
 
 
-def trak(kind: str, folder: Path, *, alone: bool) -> tuple[nn.Module, Call]:
+def trak(kind: str, folder: Path) -> tuple[nn.Module, Call]:
     """TRAK of the last parameters, 512 dimensions."""
     from trak import TRAKer
     from trak.projectors import BasicProjector, ProjectionType
@@ -306,11 +335,18 @@ def trak(kind: str, folder: Path, *, alone: bool) -> tuple[nn.Module, Call]:
 PEERS = {
     "kronfluence ekfac": functools.partial(kronfluence, alone=False),
     "self, kronfluence ekfac": functools.partial(kronfluence, alone=True),
-    "captum tracin, last layer": functools.partial(captum, alone=False),
-    "self, captum tracin, last layer": functools.partial(captum, alone=True),
-    "dattri ekfac": functools.partial(dattri, alone=False),
-    "pyDVL ekfac": functools.partial(pydvl, alone=False),
-    "TRAK, 512 dimensions": functools.partial(trak, alone=False),
+    "captum tracin, last layer": functools.partial(captum, what="last layer"),
+    "self, captum tracin, last layer": functools.partial(captum, what="last layer", alone=True),
+    "captum tracin": functools.partial(captum, what="tracin"),
+    "captum arnoldi": functools.partial(captum, what="arnoldi"),
+    "dattri ekfac": functools.partial(dattri, what="ekfac"),
+    "dattri cg": functools.partial(dattri, what="cg"),
+    "dattri tracin": functools.partial(dattri, what="tracin"),
+    "dattri TRAK, 512 dimensions": functools.partial(dattri, what="trak"),
+    "pyDVL ekfac": functools.partial(pydvl, what="ekfac"),
+    "pyDVL cg": functools.partial(pydvl, what="cg"),
+    "pyDVL lissa": functools.partial(pydvl, what="lissa"),
+    "TRAK, 512 dimensions": trak,
 }
 """Peers that are tried with --peers, where they are installed."""
 
@@ -360,12 +396,13 @@ def main() -> None:
     ):
         for name in [*names, *(PEERS if given.peers else ())]:
             asked = [sys.executable, __file__, "--only", name, "--net", kind, "--repeats", str(given.repeats)]
-            found = subprocess.run(asked, capture_output=True, text=True, check=False)
-            row = (
-                json.loads(found.stdout.splitlines()[-1])
-                if found.returncode == 0
-                else {"failed": (found.stderr.splitlines() or [""])[-1]}
-            )
+            try:
+                found = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=LIMIT)
+            except subprocess.TimeoutExpired:
+                row = {"failed": f"not done after {LIMIT} s"}
+            else:
+                told = found.stdout.splitlines() if found.returncode == 0 else []
+                row = json.loads(told[-1]) if told else {"failed": (found.stderr.splitlines() or [""])[-1]}
             figures.setdefault(kind, {})[name] = row
             print(f"{kind:8s} {name:35s} {row}", file=sys.stderr)
     report("influence", figures, given.out)

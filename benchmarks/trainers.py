@@ -107,6 +107,32 @@ def skorch(tokens, labels, folder) -> float:
     return time.perf_counter() - began
 
 
+def accelerate(tokens, labels, folder) -> float:
+    """Seconds of one epoch of the encoder in a loop on accelerate."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True)
+    net = Encoder()
+    loader = DataLoader(TensorDataset(tokens, labels), BATCH, shuffle=True)
+    net, optimizer, loader = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), lr=1e-3), loader)
+
+    def trained(epoch, told=lambda logits, y: None):
+        for x, y in epoch:
+            optimizer.zero_grad()
+            logits = net(x)
+            accelerator.backward(F.cross_entropy(logits, y))
+            optimizer.step()
+            told(logits, y)
+
+    began = time.perf_counter()
+    if folder is None:
+        trained(loader)
+    else:
+        with assay.record(folder, net, optimizer, loader, seed=0) as recorder:
+            trained(recorder.epoch(), recorder.batch)
+    return time.perf_counter() - began
+
+
 def profiled(tokens, labels) -> dict[str, float]:
     """Seconds that the recorder spends in Lightning: once and at the beginning, at the end of the epoch, and in all batches together."""
     profile = cProfile.Profile()
@@ -130,7 +156,7 @@ def profiled(tokens, labels) -> dict[str, float]:
     return {**found, "the whole epoch": whole}
 
 
-TRAINERS = {"Hugging Face": hugging_face, "Lightning": lightning, "skorch": skorch}
+TRAINERS = {"Hugging Face": hugging_face, "Lightning": lightning, "skorch": skorch, "accelerate": accelerate}
 
 
 def main() -> None:

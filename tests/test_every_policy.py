@@ -170,6 +170,7 @@ def test_the_laws_pass_the_live_selectors_that_the_faulty_ones_are_made_from(cls
     assert broken_laws(live.LAWS, cls()) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", faulty_live.FAULTY, ids=lambda cls: cls.__name__)
 def test_every_faulty_live_selector_is_caught(cls):
     assert faulty_live.FAULTY[cls] in broken_laws(live.LAWS, cls())

@@ -15,15 +15,15 @@ from torch.utils.data import DataLoader, Dataset
 import assay
 from assay.maths.ranking import rank_correlation
 from assay.maths.trajectories import AdamUpdate
+from groups import slow
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 CASES = [
-    "logreg2_sgd", "mlp2_relu_sgd", "softmax10_sgd", "mlp10_sgd", "mlp10_sgd_wd", "mlp10_momentum", "mlp10_momentum_damp",
-    "mlp10_nesterov", "mlp10_adam", "mlp10_adam_epsroot", "mlp10_adamw", "mlp10_sgd_const05", "mlp10_sgd_const02",
+    "logreg2_sgd", "mlp2_relu_sgd", "softmax10_sgd", "mlp10_sgd", "mlp10_momentum", "mlp10_adam",
+    *slow("mlp10_sgd_wd", "mlp10_momentum_damp", "mlp10_nesterov", "mlp10_adam_epsroot", "mlp10_adamw", "mlp10_sgd_const05", "mlp10_sgd_const02"),
 ]  # fmt: skip
 CURVED = [
-    "mlp2_relu_sgd", "mlp10_sgd_const02",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("mlp10_sgd", "mlp10_sgd_wd", "mlp10_sgd_const05")),
+    "mlp2_relu_sgd", "mlp10_sgd_const02", *slow("mlp10_sgd", "mlp10_sgd_wd", "mlp10_sgd_const05"),
 ]  # fmt: skip
 HOW = assay.ReplayConfig(tolerance=1e-9)
 
@@ -224,7 +224,7 @@ def test_influence_with_the_hessian_at_the_last_parameters(name, tmp_path):
     torch.testing.assert_close(found.values, torch.tensor(expected), rtol=0, atol=1e-9 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", ["logreg2_sgd", pytest.param("mlp10_momentum", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["logreg2_sgd", *slow("mlp10_momentum")])
 def test_leave_one_out(name, tmp_path):
     given, loop, targets = flat(name, tmp_path / "run")
     table = assay.score(tmp_path / "run", ["loo", "loo:window=last"], loop=loop, targets=targets, replay_config=HOW)

@@ -15,6 +15,7 @@ from assay.experiments.evidence import gather, open_replay
 from assay.maths.damping import balanced_damping
 from assay.maths.ranking import rank_correlation
 from assay.methods import parse
+from groups import slow
 from maths.test_kronecker import whole
 from methods.loops import World, inner
 from methods.test_tracin import one_by_one
@@ -167,7 +168,7 @@ CASES = {
 
 @pytest.mark.parametrize("title", CASES)
 @pytest.mark.parametrize("solver", ["cg", "cholesky"])
-@pytest.mark.parametrize(("optimizer", "decay"), [("sgd", 0.0), ("decay", 0.05), ("adam", 0.1), ("adamw", 0.0)])
+@pytest.mark.parametrize(("optimizer", "decay"), [("sgd", 0.0), ("decay", 0.05), ("adam", 0.1), *slow(("adamw", 0.0))])
 def test_equals_the_dense_solve(tmp_path, title, solver, optimizer, decay):
     world, given = World(tmp_path / "run", optimizer), dict(CASES[title])
     epoch = given.pop("epoch", 2)
@@ -671,7 +672,7 @@ def test_a_failure_is_told_with_a_cure_and_never_becomes_a_score(tmp_path, optio
     world.score("influence:" + ",".join(f"{key}={value}" for key, value in cured.items()))
 
 
-@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", [torch.float32, *slow(torch.float64)])
 @pytest.mark.parametrize(
     "options",
     [

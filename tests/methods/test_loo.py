@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from groups import slow
 from methods.loops import EXAMPLES, OPTIMIZERS, Net, World
 
 VARIANTS = [{}, {"window": "1-1", "form": "renormalised"}]
@@ -43,7 +44,9 @@ def trained_without(world, left_out, form, first=0):
 
 
 @pytest.mark.parametrize("form", ["weight", "removed", "renormalised"])
-@pytest.mark.parametrize(("optimizer", "norm", "ema"), [("momentum", True, 0.8), ("adamw", False, None), ("sgd", False, 0.9)])
+@pytest.mark.parametrize(
+    ("optimizer", "norm", "ema"), [("momentum", True, 0.8), *slow(("adamw", False, None), ("sgd", False, 0.9))]
+)
 def test_equals_training_again_in_plain_torch(tmp_path, form, optimizer, norm, ema):
     world = World(tmp_path / "run", optimizer, norm=norm, batch=7 if norm else 6, clip=0.5, ema=ema)
     table = world.score(f"loo:form={form}" if form != "weight" else "loo", f"loo:form={form},window=last")

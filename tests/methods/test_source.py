@@ -11,6 +11,7 @@ from assay.experiments.evidence import gather, open_replay
 from assay.maths.kronecker import eigenbasis, kronecker_factors
 from assay.maths.params import flatten, unflatten
 from assay.methods.source import Unrolled, growth
+from groups import slow
 from methods.loops import OPTIMIZERS, World
 from methods.test_tracin import one_by_one
 
@@ -83,7 +84,7 @@ def integrated(matrix):
 
 
 @pytest.mark.parametrize("segments", [1, 2, 3])
-@pytest.mark.parametrize("optimizer", ["sgd", "decay", "momentum", "dampening", "nesterov"])
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", *slow("decay", "momentum", "dampening")])
 def test_it_is_the_formula_with_matrices(tmp_path, optimizer, segments):
     world = World(tmp_path / "run", optimizer)
     targets = {"validation": (world.held_out, world.held_labels)}

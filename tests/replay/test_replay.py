@@ -22,6 +22,7 @@ from assay.training.batches import TrainingData
 from assay.training.loop import Observer, train
 from assay.training.recipe import Recipe
 from assay.training.state import TrainingState
+from groups import slow
 
 EXAMPLES, CLASSES = 22, 3
 
@@ -97,7 +98,7 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("checkpoints", ["last", "every", [1]])
+@pytest.mark.parametrize("checkpoints", ["last", [1], *slow("every")])
 @pytest.mark.parametrize("name", RECIPES)
 def test_forwards_and_backwards_give_the_states_of_the_training(tmp_path, monkeypatch, name, checkpoints):
     settings, shape = RECIPES[name]

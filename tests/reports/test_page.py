@@ -85,6 +85,7 @@ def test_nothing_can_be_fetched_and_no_foreign_script_runs(chromium, path):
     page.tab.context.close()
 
 
+@pytest.mark.slow
 def test_markup_stays_text(tab, report):
     assert tab.title() == f"Flipped {PROBE}"
     assert tab.locator("h1").inner_text() == f"Flipped {PROBE}"
@@ -107,6 +108,7 @@ def test_data_cannot_end_its_element(html):
     assert json.loads(data)["classes"][3] == PROBE
 
 
+@pytest.mark.slow
 def test_pictures_show(tab):
     tab.locator(".tabulator-row").first.click()
     images = tab.locator("#table img, #cards img")
@@ -139,6 +141,7 @@ def test_scores_sort_by_number(tab, report):
     assert shown == pytest.approx(report.scores[0].values.sort().values[:8].tolist(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_choosing_a_method_ranks_by_it(tab, report):
     tab.select_option("#method", label="dual")
     until(tab, SETTLED)
@@ -149,6 +152,7 @@ def test_choosing_a_method_ranks_by_it(tab, report):
     assert {int(text) for text in cells(tab, "id")} == set(ids_by(report, "dual")[:5])
 
 
+@pytest.mark.slow
 def test_filters_by_class_decision_and_label(tab, report):
     shown, decision = report.shown, report.decision
     tab.select_option("#class", label="ship")
@@ -164,6 +168,7 @@ def test_filters_by_class_decision_and_label(tab, report):
     assert len(tab.evaluate("document.querySelector('[data-spec=map]').drawn.view.data('examples')")) == int(expected.sum())
 
 
+@pytest.mark.slow
 def test_slash_finds_an_id(tab, report):
     wanted = ids_by(report, "aum")[1234]
     tab.keyboard.press("/")
@@ -263,6 +268,7 @@ def test_brushing_the_map_shows_pictures_and_lines(tab, report):
     assert len(cards(tab)) == min(96, said)
 
 
+@pytest.mark.slow
 def test_clicking_a_point_shows_its_picture(tab, report):
     furthest = int(report.data_map.variability.argmax())
     id_ = int(report.shown.ids.values[furthest])
@@ -334,6 +340,7 @@ def test_a_box_on_the_map_of_features_chooses_what_lies_in_it(tab, report):
     assert inside > 50 and abs(said - inside) <= 6  # a pixel at the border
 
 
+@pytest.mark.slow
 def test_what_helps_to_choose_a_method_is_shown_with_its_numbers(tab, report):
     said = {name: tab.locator(f"#{name}").inner_text() for name in ("wrong", "duplicates", "classes")}
     assert "About 200 of 2,000 labels are wrong (95 % interval 150 to 250)" in said["wrong"]
@@ -363,6 +370,7 @@ def test_a_page_is_silent_about_what_is_not_there():
     assert not any(f'id="{name}"' in plain for name in ("wrong", "duplicates", "embedding", "colour"))
 
 
+@pytest.mark.slow
 def test_lines_are_the_recorded_probabilities(tab, report):
     tab.locator(".tabulator-row").first.click()
     until(tab, "document.querySelector('[data-spec=lines]').drawn.view.data('lines').length === 30")
@@ -438,6 +446,7 @@ def test_dark_and_light_follow_the_reader(chromium, path):
     page.tab.context.close()
 
 
+@pytest.mark.slow
 def test_a_phone_needs_no_sideways_scrolling(chromium, path):
     page = watched(chromium, path, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     assert page.tab.evaluate("document.documentElement.scrollWidth") <= 390
@@ -467,6 +476,7 @@ def test_the_table_follows_the_width_of_the_window(chromium, path):
     page.tab.context.close()
 
 
+@pytest.mark.slow
 def test_a_table_without_pictures_truth_or_verdict(chromium, tmp_path):
     path = tmp_path / "report.html"
     path.write_text(render(example_reports.table()), encoding="utf-8")
@@ -514,6 +524,7 @@ def test_long_names_of_classes_are_whole_and_differ_to_the_eye(chromium, tmp_pat
     page.tab.context.close()
 
 
+@pytest.mark.slow
 def test_damaged_images_have_a_section_a_filter_and_a_mark(chromium, tmp_path):
     path = tmp_path / "report.html"
     plain = example_reports.influenced(20)
@@ -547,6 +558,7 @@ def test_damaged_images_have_a_section_a_filter_and_a_mark(chromium, tmp_path):
     tab.context.close()
 
 
+@pytest.mark.slow
 def test_a_report_with_nothing_to_show(chromium, tmp_path):
     path = tmp_path / "report.html"
     nothing = ReportData(

@@ -53,6 +53,7 @@ def made(tmp_path_factory):
     return study_fidelity(folder, scale="tiny", grid=GRID), folder
 
 
+@pytest.mark.slow
 def test_a_seed_is_what_the_protocol_by_hand_gives(made, reference):
     study, _ = made
     by_hand = reference.one_seed(SETTINGS["digits-dnn"], loaded("digits", ""), 1, 24)

@@ -81,6 +81,7 @@ def table(folder):
     return head, rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_table_has_every_number_and_the_published_ones_beside(name, made):
     found, folder = made(name)

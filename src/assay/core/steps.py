@@ -36,6 +36,19 @@ class Adjoint:
     averages: Params = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """A change of the training state that one step passes to the next.
+
+    Attributes:
+        params: Change of the trainable parameters.
+        carried: The same of the optimizer's buffers, by slot and parameter; empty where there are none, or none have changed.
+    """
+
+    params: Params
+    carried: Mapping[str, Params] = dataclasses.field(default_factory=dict)
+
+
 @runtime_checkable
 class Step(Batch, Protocol):
     """One optimizer step as it was taken. `params` are those before it. What `Batch` computes is in eval mode; only `back` is in train mode."""
@@ -73,6 +86,23 @@ class Step(Batch, Protocol):
             at: Parameters to differentiate at instead of `params`.
             curvature: The matrix by which a change of the parameters changes the gradients. The step is as it was taken with `hessian` only; with `none`
                 the adjoint's `params` stay unchanged.
+        """
+        ...
+
+    def gradient(self) -> dict[str, Tensor]:
+        """Gradient of the step's loss as it was taken, in train mode and before clipping, by the parameters that the loss reaches."""
+        ...
+
+    def forth(self, gradient: Params, moved: Sequence[Moved], slopes: Sequence[Params]) -> list[Moved]:
+        """Changes of the state before the step, carried through clipping and the optimizer, which steps once as it did and once for each change.
+
+        Args:
+            gradient: What `gradient` gives.
+            moved: Changes of the state before the step.
+            slopes: For each, the change of the gradient of the step's loss.
+
+        Returns:
+            The changes of the state after the step, running averages and statistics left out; in double precision.
         """
         ...
 

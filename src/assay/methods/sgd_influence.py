@@ -25,7 +25,7 @@ from ..core.needs import Need
 from ..core.results import ADJOINT_NORMS, Result
 from ..core.scores import CHANGE, RANK_ONLY, Direction
 from ..core.spans import checked_span, span, steps_of
-from ..core.steps import Adjoint, Curvature, Step, StepSource
+from ..core.steps import Adjoint, Curvature, Moved, Step, StepSource
 from ..maths import draws
 from ..maths.curvature import leave_one_out_hvps
 from ..maths.params import Params, dot, flatten, norm
@@ -157,10 +157,11 @@ def accumulated_influence(
 ) -> Float[Tensor, " tracked"]:
     r"""Predicted change of a target if each of a few examples is left out, with what is moved carried forwards through every step.
 
-    $$ \delta_{t+1} = \delta_t - \frac{\eta_t}{b_t} \sum_{j \in B_t,\, j \ne i} H_j(\theta_t)\, \delta_t + [i \in B_t]\, \frac{\eta_t}{b_t}
-       \nabla \ell_i(\theta_t) $$
+    $$ \delta g_t = \frac1{b_t} \sum_{j \in B_t,\, j \ne i} H_j(\theta_t)\, \delta_t - [i \in B_t]\, \frac1{b_t} \nabla \ell_i(\theta_t) $$
 
-    The example's own Hessian is not among those that act on what leaving it out has moved, as it is among the steps of the exact form.
+    is how the gradient of the step changes. For plain SGD $\delta_{t+1} = \delta_t - \eta_t\, \delta g_t$; any other optimizer, and clipping, takes its
+    step with the changed gradient from the changed state. The example's own Hessian is not among those that act on what leaving it out has
+    moved, as it is among the steps of the exact form.
 
     Args:
         source: The recorded training.
@@ -173,37 +174,37 @@ def accumulated_influence(
         In the unit of the target: above 0 where it would be larger without the example.
 
     Raises:
-        UsageError: The steps are not those of plain SGD on the losses in eval mode.
+        UsageError: The steps are not those of the losses in eval mode, or averages of the parameters are kept.
         NumericalError: What was moved is not finite.
     """
     end, final = source.end(target), source.final()
-    more = [*source.beyond_sgd, *(["averages of the parameters"] if end.averages else [])]
-    if more:
+    if end.averages:
         raise UsageError(
-            f"sgd_influence: form=accumulated is for plain SGD, and this training had {', '.join(more)}; choose form=exact."
+            "sgd_influence: form=accumulated carries the parameters, and this training keeps averages of the parameters; choose form=exact."
         )
-    moved = [{name: torch.zeros_like(value) for name, value in final.items()} for _ in tracked]
+    moved = [Moved({name: torch.zeros_like(value) for name, value in final.items()}) for _ in tracked]
     for step in source.forwards(range(steps.start, source.epochs[-1].stop)):
         rows = [(step.positions == one).nonzero()[:, 0] if step.index in steps else () for one in tracked]
-        gradient, found = leave_one_out_hvps(step.losses, step.params, moved, rows)
-        share = {name: rate / len(step.positions) for name, rate in step.rates.items()}
-        move = {name: -share[name] * value for name, value in gradient.items()}
-        apart = norm({name: step.after[name] - value - move[name] for name, value in step.params.items()})
+        total, found = leave_one_out_hvps(step.losses, step.params, [one.params for one in moved], rows)
+        taken, b = step.gradient(), len(step.positions)
+        move = {name: step.rates[name] * value for name, value in taken.items()}
+        apart = norm({name: value - step.rates[name] * total[name] / b for name, value in move.items()})
         if not apart <= NOT_THE_STEP * norm(move) + ROUNDED * torch.finfo(apart.dtype).eps * norm(step.params):
             raise UsageError(
                 f"sgd_influence: form=accumulated is for steps that are those of the losses in eval mode, and step {step.index} is not, as where "
                 "dropout or BatchNorm have a part; choose form=exact."
             )
+        slopes = [{name: (value - own[name]) / b for name, value in product.items()} for product, own in found]
         moved = [
-            {name: value - share[name] * (product[name] - own[name]) for name, value in before.items()}
-            for before, (product, own) in zip(moved, found, strict=True)
+            Moved({name: value.to(final[name].dtype) for name, value in one.params.items()}, one.carried)
+            for one in step.forth(taken, moved, slopes)
         ]
     if evaluated:
         here = source.target_value(target, final)
-        ends = [{name: value + one[name] for name, value in final.items()} for one in moved]
+        ends = [{name: value + one.params[name] for name, value in final.items()} for one in moved]
         changes = [source.target_value(target, one) - here for one in ends]
     else:
-        changes = [float(dot(end.params, one)) for one in moved]
+        changes = [float(dot(end.params, one.params)) for one in moved]
     values = torch.tensor(changes, dtype=torch.float64)
     if not bool(values.isfinite().all()):
         raise NumericalError(
@@ -254,14 +255,14 @@ class SGDInfluence(AbstractAttributor):
         window: Steps that the example is taken out of: `all`, `last` (the last epoch), or epochs such as `3-5`.
         form: `exact`, or four approximations for comparison: `gauss_newton` and `fisher`, which have the Gauss-Newton matrix or the empirical Fisher
             matrix of each step in the place of its Hessian; `last_parameters`, which needs only the last state; and `no_hessian`, which ignores
-            that a change moves later gradients (TracIn at every step). `accumulated` is for a few examples, of plain SGD: it carries what
-            leaving one out moves forwards, without the Hessian of its own loss (ACC-SGD-IE).
+            that a change moves later gradients (TracIn at every step). `accumulated` is for a few examples: it carries what leaving one out
+            moves forwards, without the Hessian of its own loss (ACC-SGD-IE), through any optimizer that can be replayed.
         ids: For `form=accumulated`, the ids of the examples, joined by `+`; the others have no value.
         at_end: For `form=accumulated`, the change of the target to first order (`linear`), or its value at the moved parameters less that at the
             last ones (`evaluated`), which comes nearer to what leaving out does.
         sign: `removal`, or `weight`, the derivative with respect to the example's weight (Koh and Liang's up-weighting, the metagradient).
         checks: Number of random directions in which the prediction is compared with training again under slightly other example weights, four
-            trainings each, which also give the `metasmoothness`. With them, after plain SGD, the change of the target without a few examples is computed
+            trainings each, which also give the `metasmoothness`. With them the change of the target without a few examples is computed
             by `form=accumulated,at_end=evaluated`, which says how far first order is from it. Derivatives of single steps are compared with
             central differences in any case.
     """
@@ -279,7 +280,7 @@ class SGDInfluence(AbstractAttributor):
     source: ClassVar[Source] = Source(
         "Hara et al. 2019, section 4; Suzuki et al. 2021 for form=last_parameters; arXiv 2510.26185 for form=accumulated",
         "https://arxiv.org/abs/1906.08473",
-        "any optimizer that can be replayed, where the paper has plain SGD; states are replayed, not stored; the Hessian's share is "
+        "any optimizer that can be replayed, where the papers have plain SGD; states are replayed, not stored; the Hessian's share is "
         "divided by the batch once (the released code of the cleansing experiments divides twice)",
     )
 

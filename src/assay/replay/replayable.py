@@ -174,10 +174,14 @@ class ReplayableTraining(abc.ABC):
         """A copy of the training with a separate model and optimizer, so that original and copy can be replayed at the same time."""
         other = copy.copy(self)
         other.model = copied(self.model)
-        other.optimizer = over(self.optimizer, self.model, other.model)
+        other.optimizer = self.optimizer_over(other.model)
         other.functional = self.functional.of(other.model)
         other.averages = {}
         return other
+
+    def optimizer_over(self, other: nn.Module) -> torch.optim.Optimizer:
+        """An optimizer of the same kind and settings, without state, over other parameters, in the order of the model's."""
+        return over(self.optimizer, self.model, other)
 
     def check_steps(self) -> None:
         """Refuse a training whose steps cannot be repeated; its kept models can be used all the same.
@@ -346,14 +350,10 @@ class ReplayableTraining(abc.ABC):
         Raises:
             UsageError: An operation of the model has no second derivative.
         """
-        updates = self.updates()
-        params = {name: before.model[name] for name in self.functional.names} if at is None else dict(at)
-        buffers = {name: before.model.get(name, value) for name, value in self.model.named_buffers()}
-        linear = self.clip is None and all(update.linear for update in updates)
-        total = size_of(batch)
+        taken = self._taken(size_of(batch), before, rates, count, at)
+        linear, total = self.clip is None and all(update.linear for update in taken.updates), taken.total
         apart = self.separable and linear and not whole and not self.couples()
         size = _part_size(batch, self.device) if apart else total
-        taken = _Taken(total, updates, params, buffers, before, rates, count)
         # What follows the parameters after the step comes first on the way back.
         adjoints = [self._through_average(adjoint, count) for adjoint in adjoints]
         grad_dots: list[list[Tensor]] = [[] for _ in adjoints]
@@ -390,6 +390,28 @@ class ReplayableTraining(abc.ABC):
             statistics = {name: fading.get(name, 1.0) * value for name, value in adjoint.statistics.items()}
             results.append((torch.cat(slope), Adjoint(after, back.buffers, statistics, adjoint.averages)))
         return results
+
+    def gradient(self, batch: Any, before: ReplayState) -> dict[str, Tensor]:
+        """Gradient of a step's loss; see `core.steps.Step.gradient`.
+
+        Args:
+            batch: The batch of the step.
+            before: The state before it.
+        """
+        taken = self._taken(size_of(batch), before, {}, 0)
+        if isinstance(batch, MicroBatches):
+            return self._accumulated(batch, taken).gradients
+        leaves, functional = _leaves(taken.params), self.functional_of(batch)
+        with torch.enable_grad(), math_attention():
+            losses = step_losses("none", functional, leaves, taken.buffers, batch, total=taken.total, valued=True)
+        return {name: value.detach() for name, value in losses.gradients.items()}
+
+    def _taken(
+        self, total: int, before: ReplayState, rates: Mapping[str, float], count: int, at: Params | None = None
+    ) -> "_Taken":
+        params = {name: before.model[name] for name in self.functional.names} if at is None else dict(at)
+        buffers = {name: before.model.get(name, value) for name, value in self.model.named_buffers()}
+        return _Taken(total, self.updates(), params, buffers, before, rates, count)
 
     def _part(
         self,
