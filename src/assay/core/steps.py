@@ -36,19 +36,6 @@ class Adjoint:
     averages: Params = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
-class Moved:
-    """A change of the training state that one step passes to the next.
-
-    Attributes:
-        params: Change of the trainable parameters.
-        carried: The same of the optimizer's buffers, by slot and parameter; empty where there are none, or none have changed.
-    """
-
-    params: Params
-    carried: Mapping[str, Params] = dataclasses.field(default_factory=dict)
-
-
 @runtime_checkable
 class Step(Batch, Protocol):
     """One optimizer step as it was taken. `params` are those before it. What `Batch` computes is in eval mode; only `back` is in train mode."""
@@ -93,16 +80,21 @@ class Step(Batch, Protocol):
         """Gradient of the step's loss as it was taken, in train mode and before clipping, by the parameters that the loss reaches."""
         ...
 
-    def forth(self, gradient: Params, moved: Sequence[Moved], slopes: Sequence[Params]) -> list[Moved]:
-        """Changes of the state before the step, carried through clipping and the optimizer, which steps once as it did and once for each change.
+
+@runtime_checkable
+class Carrier(Protocol):
+    """Trainings that differ a little from the recorded one, and take its steps with other gradients."""
+
+    moved: Sequence[Params]
+    """By how much the parameters of each training differ from the recorded ones before the next step; in double precision."""
+
+    def take(self, step: Step, gradient: Params, slopes: Sequence[Params]) -> None:
+        """Take one step in all trainings, through clipping and the optimizer as they were.
 
         Args:
-            gradient: What `gradient` gives.
-            moved: Changes of the state before the step.
-            slopes: For each, the change of the gradient of the step's loss.
-
-        Returns:
-            The changes of the state after the step, running averages and statistics left out; in double precision.
+            step: The next step of the recorded training.
+            gradient: What its `gradient` gives.
+            slopes: For each training, by how much its gradient differs from that.
         """
         ...
 
@@ -161,6 +153,10 @@ class StepSource(Protocol):
 
     def forwards(self, steps: range) -> Iterator[Step]:
         """These steps, first to last."""
+        ...
+
+    def carrier(self, count: int) -> Carrier:
+        """So many trainings, which differ in nothing yet; running averages and statistics are left out."""
         ...
 
     def backwards(self, steps: range, *, replay: bool = True) -> Iterator[Step]:

@@ -25,7 +25,7 @@ from ..core.needs import Need
 from ..core.results import ADJOINT_NORMS, Result
 from ..core.scores import CHANGE, RANK_ONLY, Direction
 from ..core.spans import checked_span, span, steps_of
-from ..core.steps import Adjoint, Curvature, Moved, Step, StepSource
+from ..core.steps import Adjoint, Curvature, Step, StepSource
 from ..maths import draws
 from ..maths.curvature import leave_one_out_hvps
 from ..maths.params import Params, dot, flatten, norm
@@ -53,6 +53,9 @@ ROUNDED = 16
 ESTIMATED = "error of the first order, estimated without training again"
 TRIED = 16
 """Examples on which it is estimated, at most."""
+PER_TRACKED = 9
+"""What an example that is carried forwards holds, in the bytes of the parameters, at most: its change and two buffers in double precision, product, gradient
+and direction."""
 STILL = 0.02
 """Difference between changes of two lengths, as a part of them, below which there is nothing left to go on."""
 CONVERGED = 0.25
@@ -182,10 +185,10 @@ def accumulated_influence(
         raise UsageError(
             "sgd_influence: form=accumulated carries the parameters, and this training keeps averages of the parameters; choose form=exact."
         )
-    moved = [Moved({name: torch.zeros_like(value) for name, value in final.items()}) for _ in tracked]
+    carrier = source.carrier(len(tracked))
     for step in source.forwards(range(steps.start, source.epochs[-1].stop)):
         rows = [(step.positions == one).nonzero()[:, 0] if step.index in steps else () for one in tracked]
-        total, found = leave_one_out_hvps(step.losses, step.params, [one.params for one in moved], rows)
+        total, found = leave_one_out_hvps(step.losses, step.params, [_as(one, step.params) for one in carrier.moved], rows)
         taken, b = step.gradient(), len(step.positions)
         move = {name: step.rates[name] * value for name, value in taken.items()}
         apart = norm({name: value - step.rates[name] * total[name] / b for name, value in move.items()})
@@ -194,23 +197,24 @@ def accumulated_influence(
                 f"sgd_influence: form=accumulated is for steps that are those of the losses in eval mode, and step {step.index} is not, as where "
                 "dropout or BatchNorm have a part; choose form=exact."
             )
-        slopes = [{name: (value - own[name]) / b for name, value in product.items()} for product, own in found]
-        moved = [
-            Moved({name: value.to(final[name].dtype) for name, value in one.params.items()}, one.carried)
-            for one in step.forth(taken, moved, slopes)
-        ]
+        carrier.take(step, taken, [{name: (value - own[name]) / b for name, value in product.items()} for product, own in found])
+    moved = [_as(one, final) for one in carrier.moved]
     if evaluated:
         here = source.target_value(target, final)
-        ends = [{name: value + one.params[name] for name, value in final.items()} for one in moved]
+        ends = [{name: value + one[name] for name, value in final.items()} for one in moved]
         changes = [source.target_value(target, one) - here for one in ends]
     else:
-        changes = [float(dot(end.params, one.params)) for one in moved]
+        changes = [float(dot(end.params, one)) for one in moved]
     values = torch.tensor(changes, dtype=torch.float64)
     if not bool(values.isfinite().all()):
         raise NumericalError(
             "sgd_influence: what leaving an example out moves grows without bound. Lower the learning rate, or choose a later window."
         )
     return values
+
+
+def _as(values: Params, like: Params) -> dict[str, Tensor]:
+    return {name: value.to(like[name].dtype) for name, value in values.items()}
 
 
 def metasmoothness(ends: Sequence[Params]) -> float:
@@ -475,8 +479,13 @@ class SGDInfluence(AbstractAttributor):
             if isinstance(estimated, float) and estimated > APART:
                 warnings.append(
                     f"Leaving an example out is no small change here: of {tried} examples, what it moves, carried forwards, changes the target otherwise than "
-                    f"these values say by {estimated:.2g} of their size. Trust their order more than their size; form=accumulated,at_end=evaluated comes "
-                    "nearer for a few, and loo measures."
+                    f"these values say by {estimated:.2g} of their size. "
+                    + (
+                        "Trust their order more than their size; "
+                        if estimated < 1
+                        else "Trust neither their order nor their size for single examples; "
+                    )
+                    + "form=accumulated,at_end=evaluated comes nearer for a few, and loo measures."
                 )
             if doubt == "wrong":
                 warnings.append(
@@ -501,7 +510,7 @@ class SGDInfluence(AbstractAttributor):
         source, size = evidence.steps, sum(value.numel() * value.element_size() for value in evidence.steps.final().values())
         inside = self._visits(evidence).nonzero()[:, 0]
         order = draws.uniform(evidence.ids.keys, 0, "influence carried")[inside].argsort()
-        tried = inside[order][: min(TRIED, max(1, ROOM // (4 * size)))]
+        tried = inside[order][: min(TRIED, max(1, ROOM // (PER_TRACKED * size)))]
         steps = steps_of(source, span(self.window, len(source.epochs), self.title))
         try:
             found = accumulated_influence(source, tried, self.target, steps, evaluated=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..core.errors import AssayError, Mismatch, MissingEvidence, NumericalError, UnknownName, UsageError
 from ..core.features import Features, FeatureSpec
 from ..core.models import Queries, StepSizes
-from ..core.steps import Adjoint
+from ..core.steps import Adjoint, Carrier
 from ..maths import schedules
 from ..maths.observations import observe
 from ..maths.params import Params
@@ -27,6 +27,7 @@ from ..training.device import mode, set_random_state
 from ..training.loop import explained
 from ..training.state import standing_at
 from ..training.wrappers import names_inside
+from .carrier import OptimizerCarrier
 from .checkpoints import CheckpointModel
 from .derivative_check import check_derivative
 from .features import features_of
@@ -640,6 +641,10 @@ class Replay:
         """What moved the parameters in a step besides rate times the gradient of its loss (see `core.steps.StepSource`)."""
         groups = [part for group in self.training.optimizer.param_groups for part in beyond_sgd(self.training.optimizer, group)]
         return tuple(dict.fromkeys([*groups, *([] if self.training.clip is None else ["clipping of the gradient"])]))
+
+    def carrier(self, count: int) -> Carrier:
+        """Trainings that differ a little from the recorded one (see `core.steps.StepSource.carrier`)."""
+        return OptimizerCarrier(self.training, count)
 
     def end(self, name: str, query: int | None = None) -> Adjoint:
         """Derivative of a target, or of the loss of one of its rows, with respect to the state after the last step."""

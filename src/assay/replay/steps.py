@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import Mismatch, UsageError
-from ..core.steps import Adjoint, Curvature, Moved
+from ..core.steps import Adjoint, Curvature
 from ..maths import schedules
 from ..maths.derivatives import check_twice_differentiable
 from ..maths.differentiable import DifferentiableOperations, math_attention
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .replay import Replay
 from .replayable import ReplayableTraining, ReplayState
 from .targets import parts_of_target, target_gradient
-from .twin_step import TwinStep
 
 CONFIRM_TWICE = 100
 """Steps of a sweep from which on two of its derivatives, not one, are compared with central differences."""
@@ -68,11 +67,6 @@ class ReplayedStep(ModelBatch):
             training.set_momenta(self.momenta)
             set_random_state(self.random)
             return training.gradient(self.batch, self.before)
-
-    def forth(self, gradient: Params, moved: Sequence[Moved], slopes: Sequence[Params]) -> list[Moved]:
-        """Changes carried through the optimizer; see `core.steps.Step.forth`."""
-        twin = TwinStep(self.step_run.training, self.before, self.rates, gradient)
-        return [twin.through(one, slope) for one, slope in zip(moved, slopes, strict=True)]
 
     def batch_alone(self) -> ModelBatch:
         """The batch without the fields that only a step has."""
