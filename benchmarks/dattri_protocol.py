@@ -108,7 +108,8 @@ def losses_after(
             optimizer.step()
     with torch.no_grad():
         logits = outputs(held[0].expand(len(seeds), -1, -1), False)
-        return F.cross_entropy(logits.flatten(0, 1), held[1].repeat(len(seeds)), reduction="none").view(len(seeds), -1).double()
+        # In single precision the loss of what a net is sure of is 0, whatever it was trained on.
+        return F.cross_entropy(logits.flatten(0, 1).double(), held[1].repeat(len(seeds)), reduction="none").view(len(seeds), -1)
 
 
 def recorded(folder: Path, kind: str, inputs: Tensor, labels: Tensor) -> assay.Loop:
@@ -125,6 +126,18 @@ def matrix(attribution: assay.Attribution) -> np.ndarray:
     """All values, (queries, examples), above 0 where the example helps."""
     rows = torch.cat([block.values for block in attribution.blocks()])
     return (-attribution.direction.sign * rows).numpy()
+
+
+def left_out_correlation(values: np.ndarray, losses: np.ndarray) -> dict[str, float]:
+    """Pearson's correlation over the examples left out, the mean over the queries in which both vary, and how many these are.
+
+    Args:
+        values: (left out, queries).
+        losses: After each was left out, of the same shape.
+    """
+    varies = (values.std(0) > 0) & (losses.std(0) > 0)
+    found = [np.corrcoef(values[:, query], losses[:, query])[0, 1] for query in varies.nonzero()[0]]
+    return {"value": float(np.mean(found)) if found else float("nan"), "queries": len(found)}
 
 
 def main() -> None:
@@ -180,10 +193,7 @@ def main() -> None:
             rho = float(query_correlations(predicted, after).mean())
             ends = crossed_interval(predicted, after)
             without = values[:, left.numpy()].T
-            own, recorded_order = (
-                float(np.mean([np.corrcoef(without[:, q], losses[:, q])[0, 1] for q in range(len(held[1]))]))
-                for losses in (alone, same)
-            )
+            own, recorded_order = (left_out_correlation(without, losses) for losses in (alone, same))
             found["LDS"][title] = {"value": rho, "interval": ends}
             found["LOO"][title] = own
             found["LOO, recorded order"][title] = recorded_order
