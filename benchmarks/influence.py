@@ -37,8 +37,10 @@ from torch.utils.data import DataLoader, TensorDataset
 import assay
 
 DAMPING, DECAY, RATE, BATCH, EPOCHS = 1e-2, 1e-3, 0.1, 64, 20
-LIMIT = 400
+LIMIT = 300
 """Seconds after which a method is given up."""
+LONG = 30
+"""Seconds of a call above which it is not repeated."""
 Call = Callable[[], np.ndarray]
 OPTIONS = f"decay=none,damping={DAMPING}"
 INFLUENCE = {
@@ -210,7 +212,8 @@ def kronfluence(kind: str, folder: Path, *, alone: bool) -> tuple[nn.Module, Cal
 
 def captum(kind: str, folder: Path, *, what: str, alone: bool = False) -> tuple[nn.Module, Call]:
     """Captum at the last parameters: TracIn of the last layer, which is its fastest, or of all, or influence by Arnoldi's iteration with its defaults."""
-    from captum.influence import ArnoldiInfluenceFunction, TracInCP, TracInCPFast
+    from captum.influence import TracInCP, TracInCPFast
+    from captum.influence._core.arnoldi_influence_function import ArnoldiInfluenceFunction
 
     x, y, test_x, test_y, _ = data()
     model, _ = trained(kind, folder)
@@ -273,14 +276,15 @@ def dattri(kind: str, folder: Path, *, what: str) -> tuple[nn.Module, Call]:
         else:
             peer = IFAttributorEKFAC(task=task, device="cpu", damping=DAMPING)
         peer.cache(rows)
-        return peer.attribute(rows, queries).mean(1).detach().numpy()
+        found = peer.attribute(queries) if what == "trak" else peer.attribute(rows, queries)
+        return found.mean(1).detach().numpy()
 
     return model, call
 
 
 def pydvl(kind: str, folder: Path, *, what: str) -> tuple[nn.Module, Call]:
-    """EK-FAC, conjugate gradients or LiSSA by pyDVL; the latter two with its defaults on the Gauss-Newton matrix, a system for each query."""
-    from pydvl.influence.torch import CgInfluence, EkfacInfluence, LissaInfluence
+    """EK-FAC, conjugate gradients, LiSSA or Nystroem's sketch (rank 100) by pyDVL; the latter three on the Gauss-Newton matrix, else with its defaults."""
+    from pydvl.influence.torch import CgInfluence, EkfacInfluence, LissaInfluence, NystroemSketchInfluence
     from pydvl.influence.torch.util import SecondOrderMode
 
     x, y, test_x, test_y, _ = data()
@@ -292,6 +296,8 @@ def pydvl(kind: str, folder: Path, *, what: str) -> tuple[nn.Module, Call]:
             peer = EkfacInfluence(own, update_diagonal=True, hessian_regularization=DAMPING)
         elif what == "cg":
             peer = CgInfluence(own, F.cross_entropy, regularization=DAMPING, **gauss_newton)
+        elif what == "nystroem":
+            peer = NystroemSketchInfluence(own, F.cross_entropy, regularization=DAMPING, rank=100, **gauss_newton)
         else:
             peer = LissaInfluence(own, F.cross_entropy, regularization=DAMPING, **gauss_newton)
         return peer.fit(DataLoader(TensorDataset(x, y), 256)).influences(test_x, test_y, x, y).mean(0).detach().numpy()
@@ -344,9 +350,10 @@ PEERS = {
     "dattri tracin": functools.partial(dattri, what="tracin"),
     "dattri TRAK, 512 dimensions": functools.partial(dattri, what="trak"),
     "pyDVL ekfac": functools.partial(pydvl, what="ekfac"),
+    "pyDVL nystroem, rank 100": functools.partial(pydvl, what="nystroem"),
     "pyDVL cg": functools.partial(pydvl, what="cg"),
     "pyDVL lissa": functools.partial(pydvl, what="lissa"),
-    "TRAK, 512 dimensions": trak,
+    "TRAK, 512 dimensions": functools.partial(trak),
 }
 """Peers that are tried with --peers, where they are installed."""
 
@@ -365,6 +372,8 @@ def measured(name: str, kind: str, repeats: int) -> dict[str, object]:
             begun = time.perf_counter()
             values = call()
             seconds.append(time.perf_counter() - begun)
+            if seconds[-1] > LONG:
+                break
             peak = resident_mb("VmHWM")
     suspicion = values if name.startswith("self") else -values
     return {
@@ -383,6 +392,7 @@ def main() -> None:
     parser.add_argument("--out", help="folder for influence.json")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peers", action="store_true", help="also those other libraries that are installed")
+    parser.add_argument("--peers-alone", action="store_true", help="only these, as influence-peers.json")
     parser.add_argument("--only", help="one method, in this process")
     parser.add_argument("--net", choices=["mlp", "softmax"], default="mlp", help="the net of --only")
     given = parser.parse_args()
@@ -394,7 +404,7 @@ def main() -> None:
         ("mlp", [*INFLUENCE, *SELF]),
         ("softmax", ["cg", *SOFTMAX, "lissa", "lanczos, rank 100", "ekfac", *SELF]),
     ):
-        for name in [*names, *(PEERS if given.peers else ())]:
+        for name in [*(() if given.peers_alone else names), *(PEERS if given.peers or given.peers_alone else ())]:
             asked = [sys.executable, __file__, "--only", name, "--net", kind, "--repeats", str(given.repeats)]
             try:
                 found = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=LIMIT)
@@ -405,7 +415,7 @@ def main() -> None:
                 row = json.loads(told[-1]) if told else {"failed": (found.stderr.splitlines() or [""])[-1]}
             figures.setdefault(kind, {})[name] = row
             print(f"{kind:8s} {name:35s} {row}", file=sys.stderr)
-    report("influence", figures, given.out)
+    report("influence-peers" if given.peers_alone else "influence", figures, given.out)
 
 
 if __name__ == "__main__":

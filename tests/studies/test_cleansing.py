@@ -223,6 +223,28 @@ def test_all_of_training_can_be_repeated(tmp_path):
     assert (exact.states, exact.bytes) == (2, start + run.paths.checkpoint(1).stat().st_size)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "count"),
+    [
+        # The last of one epoch begins at the start of training.
+        ({"epochs": 1, "batch": 50}, 30),
+        # Of batches of two many lose both.
+        ({"epochs": 2, "batch": 2}, 200),
+    ],
+)
+def test_a_single_epoch_and_batches_of_which_nothing_is_left(tmp_path, recipe, count):
+    how = {"methods": "sgd_influence", "remove": (count,), "trials": 1}
+    study = study_cleansing(tmp_path, {**SMALL, "recipe": recipe}, scale="tiny", grid=CleansingGrid(**how))
+    run = run_of(tmp_path, 3)
+    removed = worst(load_scores(run.paths.scores(EXACT)), count)
+    emptied = sum(bool(torch.isin(batch, removed).all()) for batch in run.order(run.epochs - 1))
+    assert emptied > 20 if recipe["batch"] == 2 else emptied == 0
+    (found,) = (one for one in study.trained if (one.method, one.removed) == (study.methods[0], count))
+    values = (found.validation_loss, found.validation_accuracy, found.test_loss, found.test_accuracy)
+    assert values == pytest.approx(by_hand(run, removed), abs=2e-6)
+
+
 def test_a_saved_study_is_read_as_it_was_and_damage_is_noticed(made, tmp_path):
     study, folder = made
     old = load_study(folder)
