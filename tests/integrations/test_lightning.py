@@ -218,6 +218,37 @@ def test_searches_and_trials_are_not_recorded(tmp_path):
     assert not (tmp_path / "trial").exists()
 
 
+class Two(Module):
+    """Two optimizers, each of a part of the net."""
+
+    def training_step(self, batch, batch_idx):
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        for optimizer in self.optimizers():
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in self.optimizers():
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), lr=0.1, momentum=0.5) for part in (self.net[0], self.net[3])]
+
+
+def test_two_optimizers_by_hand_are_recorded_and_repeated(tmp_path):
+    module, loader = Two(manual=True), DataLoader(dataset(), 4, shuffle=True)
+    trainer = trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "callback", seed=SEED)])
+    trainer.fit(module, loader)
+    run, same = plain(tmp_path / "plain")
+    recorded = Run(tmp_path / "callback")
+    for epoch in range(2):
+        for what in ("order", "losses", "margins"):
+            assert torch.equal(recorded.shard(epoch).read(what), run.shard(epoch).read(what)), what
+        assert torch.equal(recorded.rates(epoch), run.rates(epoch).expand(-1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), same.state_dict().values(), strict=True))
+    assert "assay.Loop(module, trainer.optimizers, loader)" in recorded.header.about.values()
+    (scores,) = assay.score(recorded, "tracin:target=self", loop=assay.Loop(module, trainer.optimizers, loader)).values()
+    assert bool((scores.values > 0).all())
+
+
 REFUSED = {
     "limit": (
         {},
@@ -231,7 +262,11 @@ REFUSED = {
         r"Module.training_step returns no logits, and called F.cross_entropy .* 0 times, not once",
     ),
     "two losses": ({"gives": "twice"}, {}, r"called F.cross_entropy .* 2 times, not once"),
-    "optimizers": ({"optimizers": 2, "manual": True}, {}, "optimizer= is a list of 2; one optimizer is recorded"),
+    "optimizers": (
+        {"optimizers": 2, "manual": True},
+        {},
+        "4 parameters are in two of the 2 optimizers, so that one step moves them twice; give each optimizer its own",
+    ),
 }
 
 

@@ -200,10 +200,8 @@ def test_a_loop_takes_what_record_takes(tmp_path, wrap, load):
 
 NOT_OPTIMIZERS = {
     "none": (None, r"optimizer= is None; make the optimizer before recording"),
-    "a list": (
-        [torch.optim.SGD(net().parameters()), torch.optim.SGD(net().parameters())],
-        "one optimizer is recorded, so give one with a parameter group for each rate",
-    ),
+    "an empty list": ([], r"optimizer= is a list, no torch optimizer"),
+    "a list of two": ([torch.optim.SGD(net().parameters()), 3], "optimizer= is a int, no torch optimizer"),
     "a number": (3, "optimizer= is 3; give Optimizer"),
 }
 
@@ -213,7 +211,7 @@ def test_what_is_no_optimizer_is_refused(tmp_path, name):
     optimizer, words = NOT_OPTIMIZERS[name]
     with pytest.raises(UsageError, match=words):
         record(tmp_path / "run", net(), optimizer, DataLoader(data(), 4))
-    with pytest.raises(UsageError, match="Loop: optimizer= is"):
+    with pytest.raises(UsageError, match="optimizer= is"):
         assay.Loop(net(), optimizer, DataLoader(data(), 4))
     with pytest.raises(UsageError, match="model= is a function"):
         record(tmp_path / "run", net, torch.optim.SGD(net().parameters()), DataLoader(data(), 4))

@@ -286,7 +286,8 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
             "accumulate=trainer.accumulate_grad_batches": trainer.accumulate_grad_batches > 1,
             "clip=trainer.gradient_clip_val": norm,
         }
-        return f"assay.Loop({', '.join(('module', 'trainer.optimizers[0]', 'loader', *(words for words, so in more.items() if so)))})"
+        taken = "trainer.optimizers[0]" if len(trainer.optimizers) == 1 else "trainer.optimizers"
+        return f"assay.Loop({', '.join(('module', taken, 'loader', *(words for words, so in more.items() if so)))})"
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin an epoch."""

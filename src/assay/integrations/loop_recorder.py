@@ -23,6 +23,7 @@ from ..core.errors import AssayError, UsageError, listed
 from ..core.method import AbstractMethod
 from ..methods import parse
 from ..replay.generators import seed_loop, untouched_generators
+from ..replay.joined import JoinedOptimizers
 from ..replay.keyed import KeyedBatch, KeyedCollate, KeyedDataset, collate_of, keyed_copy
 from ..replay.live import LiveSteps
 from ..replay.live_gradients import LiveGradients
@@ -176,7 +177,7 @@ class LoopRecorder:
         if foreign:
             self.alongside.stop_steps(
                 f"{len(foreign)} parameters that the given optimizer does not hold ({foreign[0]}) changed in a step, so another optimizer moves "
-                "them; record one optimizer with a group for each rate."
+                "them; give all of them as optimizer=[...]."
             )
             return
         with untouched_generators(device):
@@ -393,6 +394,8 @@ class LoopRecorder:
         """The newest batch, now that its step was taken."""
         self._mixtures.end()
         self._carried.end(waits=not self._settings)
+        if isinstance(self._optimizer, JoinedOptimizers):
+            self._optimizer.end_of_batch(f"In batch {epoch.begun - 1} of epoch {epoch.index}")
         if epoch.pending:
             raise UsageError(
                 f"Batch {epoch.begun - 1} of epoch {epoch.index} was not recorded; call recorder.batch(logits, labels) in every step. A trainer that "

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..core.errors import Mismatch, UsageError
+from ..replay.joined import name_of
 from ..runs.packing import unpack
 from ..runs.run import Run
 from ..training.wrappers import names_inside
@@ -97,7 +98,7 @@ class Parts:
         )
         if lacking:
             raise Mismatch(
-                f"The checkpoint of {folder} is of another optimizer than {type(self.optimizer).__name__}: it has no "
+                f"The checkpoint of {folder} is of another optimizer than {name_of(self.optimizer)}: it has no "
                 f"{', '.join(sorted(lacking))}. Resume with the optimizer that was recorded."
             )
 

@@ -54,7 +54,7 @@ def record(
     folder: str | Path,
     model: nn.Module,
     # None and several are taken to be refused with what to do instead.
-    optimizer: Optimizer | HoldsOptimizer | Sequence[Optimizer] | None,
+    optimizer: Optimizer | HoldsOptimizer | Sequence[Optimizer | HoldsOptimizer] | None,
     loader: DataLoader,
     recording: Recording | None = None,
     *,
@@ -82,7 +82,7 @@ def record(
             the examples out to several processes (DistributedSampler, accelerate), each process calls this with the same folder, and the first one
             writes one run of all; so too where each keeps a part of the model (`torch.distributed.fsdp.fully_shard`), whose checkpoints are whole.
         optimizer: Its learning rates, momenta and betas are recorded, its state saved in the checkpoints. One that accelerate or
-            Lightning wrapped is taken as well.
+            Lightning wrapped is taken as well, and so is a list of several that step one after another on the same gradients, all in the same batches.
         loader: The loop's DataLoader over a map-style dataset.
         recording: What is kept, such as `assay.Recording(checkpoints="every", live=["aum"])`; by default the training pass and the newest checkpoint.
         data: Facts about examples and batches that the loader does not tell, such as `assay.DataSpec(ids=ids, forward=forward)`; by default batches are `(inputs, labels)`.

@@ -339,9 +339,9 @@ def _again(net: Any, loader: DataLoader, own: bool) -> str:
     """How the training of a net is taken again, as Python; with losses of the user's own where they are needed."""
     data = "net.get_dataset(X, y)" if not isinstance(loader.dataset, Subset) else "net.get_split_datasets(X, y)[0]"
     needed = own or _gives(net) != "logits" or not _plain_loss(net)
-    return (
-        f"assay.Loop(net.module_, net.optimizer_, net.get_iterator({data}, training=True){', losses=losses' if needed else ''})"
-    )
+    held = [f"net.{name}_" for name in net._optimizers]
+    taken = held[0] if len(held) == 1 else f"[{', '.join(held)}]"
+    return f"assay.Loop(net.module_, {taken}, net.get_iterator({data}, training=True){', losses=losses' if needed else ''})"
 
 
 def _check_net(net: Any, recording: Recording, data: DataSpec) -> None:

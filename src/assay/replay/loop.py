@@ -31,6 +31,7 @@ from ..training.wrappers import names_inside, unwrapped, wrapped_alike
 from .division import Accumulate, Division, Reduction
 from .functional import Functional
 from .generators import loader_generators, seed_all, seed_loop, untouched_generators
+from .joined import name_of
 from .keyed import KeyedBatch, check_loader, ids_of, keyed_copy
 from .losses import (
     Forward,
@@ -56,7 +57,7 @@ class Loop:
     Attributes:
         model: The net; its weights do not matter, those of the run are loaded. Give it in train mode as your loop has it; if it is in eval mode, all
             of it is put into train mode.
-        optimizer: The optimizer over the model's parameters, grouped as at the end of training. Rates and settings are those that the run recorded.
+        optimizer: The optimizer over the model's parameters, grouped as at the end of training; several in the order in which they were recorded. Rates and settings are those that the run recorded.
             One that accelerate or Lightning wrapped is taken as well.
         loader: The loader that was recorded. If `seed=` was given at recording, it is iterated as it was then; if not, batches are collated again
             from the recorded order.
@@ -86,7 +87,7 @@ class Loop:
     """
 
     model: nn.Module
-    optimizer: Optimizer | HoldsOptimizer
+    optimizer: Optimizer | HoldsOptimizer | Sequence[Optimizer | HoldsOptimizer]
     loader: DataLoader
     losses: Losses = cross_entropies
     loss: Callable[[nn.Module, Any], Tensor] | None = None
@@ -306,7 +307,7 @@ class LoopTraining(ReplayableTraining):
         lacking = [name for before, now in groups for name in self.optimizer.defaults if name in before and name not in now]
         if lacking:
             raise Mismatch(
-                f"{self._run.folder} recorded another optimizer than {type(self.optimizer).__name__}, whose {lacking[0]} is not in the "
+                f"{self._run.folder} recorded another optimizer than {name_of(self.optimizer)}, whose {lacking[0]} is not in the "
                 "recorded settings. Give the optimizer as it was."
             )
         # torch turns what an optimizer keeps into the parameters' type, which it may not have been in.

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..core.errors import UsageError
 from ..core.models import WeightDecay
 from ..maths.trajectories import AdamUpdate, SGDUpdate, Update
+from .joined import owner_of
 
 COUPLED = (
     torch.optim.SGD,
@@ -33,6 +34,7 @@ def update_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Upd
     Raises:
         UsageError: Another optimizer than SGD, Adam and AdamW, or a variant of them that is not differentiated here.
     """
+    optimizer = owner_of(optimizer, group)
     kind = type(optimizer)
     for flag in ("amsgrad", "maximize"):
         if group.get(flag):
@@ -54,6 +56,7 @@ def beyond_sgd(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> tu
     Returns:
         Empty for plain SGD.
     """
+    optimizer = owner_of(optimizer, group)
     found = [] if type(optimizer) is torch.optim.SGD else [f"the steps of {type(optimizer).__name__}"]
     found += ["momentum"] if group.get("momentum") else []
     return (*found, *(["weight decay"] if group.get("weight_decay") else []))
@@ -82,7 +85,7 @@ class Momentum:
 
 def momentum_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Momentum | None:
     """The momentum of a parameter group of SGD; None for optimizers whose steps are no multiples of past gradients."""
-    if type(optimizer) is not torch.optim.SGD:
+    if type(owner_of(optimizer, group)) is not torch.optim.SGD:
         return None
     return Momentum(float(group["momentum"]), float(group["dampening"]))
 
@@ -93,7 +96,7 @@ def weight_decay_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) 
     Raises:
         UsageError: The optimizer has a weight decay, and how its steps apply it is not known.
     """
-    kind, factor = type(optimizer), float(group.get("weight_decay", 0.0))
+    kind, factor = type(owner_of(optimizer, group)), float(group.get("weight_decay", 0.0))
     if factor and kind is not torch.optim.AdamW and kind not in COUPLED:
         raise UsageError(
             f"What {kind.__name__} does with weight_decay={factor:g} is not known; leave it out by decay=none, and give a damping of that size "

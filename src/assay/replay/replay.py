@@ -32,6 +32,7 @@ from .checkpoints import CheckpointModel
 from .derivative_check import check_derivative
 from .features import features_of
 from .hidden_state import hidden_state
+from .joined import name_of
 from .optimizers import beyond_sgd, momentum_of
 from .replayable import ReplayableTraining, ReplayState
 from .steps import RatesByName, ReplayedStep, StepRun
@@ -800,7 +801,7 @@ class Replay:
         said = []
         if None in kinds:
             said.append(
-                f"The steps of {type(training.optimizer).__name__} are taken for plain gradient steps at its learning rates; the size of the values means "
+                f"The steps of {name_of(training.optimizer)} are taken for plain gradient steps at its learning rates; the size of the values means "
                 "nothing then, and their order is that of another training."
             )
         if training.clip is not None:

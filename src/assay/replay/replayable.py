@@ -21,6 +21,7 @@ from ..training.batches import MicroBatches, parts_of, rows, size_of, tensors
 from ..training.device import random_state, set_random_state
 from ..training.step import average, trainable
 from .functional import Functional
+from .joined import JoinedOptimizers, optimizers_of
 from .losses import WeightedBatch
 from .optimizers import TORCH_CLIP, update_of
 from .step_losses import step_losses
@@ -92,6 +93,8 @@ def over(optimizer: torch.optim.Optimizer, model: nn.Module, other: nn.Module) -
     Raises:
         UsageError: The optimizer holds parameters that are not the model's.
     """
+    if isinstance(optimizer, JoinedOptimizers):
+        return JoinedOptimizers([over(part, model, other) for part in optimizer.parts])
     places = dict(zip(map(id, model.parameters()), other.parameters(), strict=True))
     strange = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in places]
     if strange:
@@ -189,7 +192,7 @@ class ReplayableTraining(abc.ABC):
         Raises:
             UsageError: Randomness was recorded without a seed, or the optimizer needs more than the gradient.
         """
-        if isinstance(self.optimizer, torch.optim.LBFGS):
+        if any(isinstance(part, torch.optim.LBFGS) for part in optimizers_of(self.optimizer)):
             raise UsageError(
                 "LBFGS computes the loss several times in a step, so its steps cannot be repeated; methods of kept models, such as "
                 "grand and vog, can be asked for."

@@ -358,5 +358,5 @@ class RatesByName(dict[str, float]):
     def __missing__(self, name: str) -> NoReturn:
         raise UsageError(
             f"{name} is in no group of the optimizer that was recorded, and changed all the same: another optimizer trains it, whose "
-            "learning rate is not known. Record with one optimizer, or ask for a method that needs no rates, such as grand."
+            "learning rate is not known. Record with all of them as optimizer=[...], or ask for a method that needs no rates, such as grand."
         )

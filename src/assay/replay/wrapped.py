@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch.optim import Optimizer
 
 from ..core.errors import UsageError
+from .joined import JoinedOptimizers
 
 
 @runtime_checkable
@@ -15,11 +16,16 @@ class HoldsOptimizer(Protocol):
 
 
 def inner_optimizer(optimizer: Any) -> Optimizer:
-    """The torch optimizer inside wrappers such as accelerate's and Lightning's, which hand `step` on to it.
+    """The torch optimizer inside wrappers such as accelerate's and Lightning's, which hand `step` on to it; several, joined.
 
     Raises:
-        UsageError: There is none, or there are several.
+        UsageError: There is none, or several share a parameter.
     """
+    if isinstance(optimizer, JoinedOptimizers):
+        return optimizer
+    if isinstance(optimizer, (list, tuple)) and optimizer:
+        parts = [inner_optimizer(one) for one in optimizer]
+        return parts[0] if len(parts) == 1 else JoinedOptimizers(parts)
     # A wrapper of these libraries is not built as an Optimizer, though it may inherit from it: it has no hooks of its own.
     while not (isinstance(optimizer, Optimizer) and hasattr(optimizer, "_optimizer_step_pre_hooks")):
         inside = getattr(optimizer, "optimizer", None)
@@ -33,10 +39,5 @@ def _no_optimizer(optimizer: Any) -> str:
     if optimizer is None:
         return (
             "optimizer= is None; make the optimizer before recording (of a Hugging Face Trainer by trainer.create_optimizer())."
-        )
-    if isinstance(optimizer, (list, tuple)):
-        return (
-            f"optimizer= is a {type(optimizer).__name__} of {len(optimizer)}; one optimizer is recorded, so give one with a parameter group for "
-            "each rate, or give the one that trains most and leave methods that read steps out of Recording(live=...)."
         )
     return f"optimizer= is a {type(optimizer).__name__}, no torch optimizer; give the torch.optim.Optimizer that takes the steps."
