@@ -1,5 +1,6 @@
 """SLURM: what is asked of it and what is made of its answers; and in the second group, on a real cluster of one node, every way in which a job can end."""
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -290,3 +291,25 @@ class TestOnACluster:
     def test_what_slurm_refuses_is_one_sentence(self, pool, tmp_path):
         with pytest.raises(UsageError, match=r"SLURM refused the jobs \(.*partition"), pool(partition="nowhere") as slurm:
             list(run_all(slurm, [Call("square", square, (1,))], tmp_path))
+
+    def test_a_study_and_a_verdict_by_jobs_are_those_of_one_process(self, pool, tmp_path):
+        import assay
+        from assay.experiments.plan import Plan
+        from assay.experiments.record import record
+        from assay.runs.paths import StudyPaths
+        from studies.test_costs import CASES, PLAN
+
+        study, settings, grid = CASES["scaling"]
+        run = record(Plan.make(PLAN), tmp_path / "run")
+        decision = assay.choose(assay.score(run, "aum")["aum"], "top_k", keep=0.5)
+        studies, verdicts = [], []
+        with pool() as slurm:
+            for where in (None, slurm):
+                how = assay.Execution(pool=where)
+                folder = tmp_path / ("inline" if where is None else "jobs")
+                studies.append(study(folder, settings, scale="tiny", grid=grid, execution=how))
+                verdicts.append(assay.verify(decision, run=run, seeds=2, execution=how))
+        assert studies[0].fingerprint == studies[1].fingerprint
+        assert StudyPaths(tmp_path / "inline").summary.read_bytes() == StudyPaths(tmp_path / "jobs").summary.read_bytes()
+        inline, jobs = ([dataclasses.replace(one, seconds=0.0) for one in verdict.outcomes] for verdict in verdicts)
+        assert inline == jobs
