@@ -267,7 +267,7 @@ class SGDInfluence(AbstractAttributor):
         sign: `removal`, or `weight`, the derivative with respect to the example's weight (Koh and Liang's up-weighting, the metagradient).
         checks: Number of random directions in which the prediction is compared with training again under slightly other example weights, four
             trainings each, which also give the `metasmoothness`. With them the change of the target without a few examples is computed
-            by `form=accumulated,at_end=evaluated`, which says how far first order is from it. Derivatives of single steps are compared with
+            by `form=accumulated,at_end=evaluated`, which says how far first order is from it; kinks, such as those of ReLU, add to that and are not seen. Derivatives of single steps are compared with
             central differences in any case.
     """
 
