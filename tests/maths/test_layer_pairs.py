@@ -7,6 +7,7 @@ from torch import nn
 from torch.func import functional_call
 
 from assay.maths.layer_pairs import layer_pairs
+from groups import slow
 from maths.test_derivatives import CLASSES, MODULES, conv, loss, world
 from reference.derivatives import gradients_one_by_one
 
@@ -198,3 +199,26 @@ def test_padding_and_embeddings_that_are_scaled():
         module, params, losses = made(**options)
         with pytest.raises(ValueError, match=r"0\.weight is in Embedding, and only plain"):
             layer_pairs(module, losses, params, ["0.weight"])
+
+
+@pytest.mark.parametrize("name", [*CLEAN[:4], *slow(*CLEAN[4:])])
+def test_columns_come_one_after_another_from_one_forward_pass(name):
+    module, params, _, inputs, _ = world(name, dtype=torch.float64)
+    calls = []
+    module.register_forward_pre_hook(lambda *_: calls.append(1))
+
+    def outputs(at):
+        return functional_call(module, at, (inputs,))
+
+    together = list(layer_pairs(module, outputs, params, tuple(params)))
+    assert len(calls) == 1
+    alone = [
+        pair
+        for column in range(CLASSES)
+        for pair in layer_pairs(module, lambda at, column=column: outputs(at)[:, column], params, tuple(params))
+    ]
+    assert len(together) == len(alone) > 0
+    for one, other in zip(together, alone, strict=True):
+        assert one.matrix == other.matrix and one.rows == other.rows
+        torch.testing.assert_close(one.inputs, other.inputs, rtol=0, atol=0)
+        torch.testing.assert_close(one.gradients, other.gradients, rtol=1e-12, atol=1e-15)

@@ -49,8 +49,7 @@ def factor_pairs(
             yield from batch.layer_pairs(names)
             continue
         root = batch.output_derivatives()[1]
-        for cotangents in _mixed(root, factors, keys[batch.positions.numpy()], seed).unbind(-1):
-            yield from batch.layer_pairs(names, cotangents)
+        yield from batch.layer_pairs(names, _mixed(root, factors, keys[batch.positions.numpy()], seed))
 
 
 def _mixed(root: Tensor, factors: Factors, keys: np.ndarray, seed: int) -> Float[Tensor, "batch outputs columns"]:

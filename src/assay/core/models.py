@@ -64,11 +64,14 @@ class Batch(Protocol):
         """
         ...
 
-    def layer_pairs(self, names: Sequence[str], cotangents: Float[Tensor, "batch outputs"] | None = None) -> Iterator[LayerPair]:
+    def layer_pairs(
+        self, names: Sequence[str], cotangents: Float[Tensor, "batch outputs *columns"] | None = None
+    ) -> Iterator[LayerPair]:
         """The inputs of each layer that has some of these parameters, and the gradients of the examples' losses with respect to its outputs.
 
         In chunks of examples, with a row for each position: the sum over the positions of the outer products is an example's gradient. With
-        `cotangents` the gradients are those of <cotangents_i, outputs_i>, as in `grads`.
+        `cotangents` the gradients are those of <cotangents_i, outputs_i>, as in `grads`; with several columns of them, one column after the other, from one
+        forward pass.
 
         Raises:
             UsageError: A parameter's gradient is not made of those of one call of one layer; names it.

@@ -113,11 +113,13 @@ def layer_pairs(
     """Inputs and output gradients of each layer whose parameters are asked for, layer by layer, in chunks of examples.
 
     One forward and two backward passes are made at once. In the second, the gradient of a random mix of the losses is compared with the one
-    that the pairs give, because a parameter may be used outside its layer too.
+    that the pairs give, because a parameter may be used outside its layer too. Of several columns of numbers, each after the first takes one more backward
+    pass when its pairs are read.
 
     Args:
         module: The net, in the mode in which it is to be differentiated.
-        losses: Function of these parameters that calls the module and gives the loss of each example of a batch.
+        losses: Function of these parameters that calls the module and gives the loss of each example of a batch; or (batch, columns), whose pairs come column
+            after column.
         params: Parameters at which to differentiate.
         names: Names of the parameters with respect to which to differentiate.
         chunk_bytes: Memory of one chunk of examples.
@@ -139,16 +141,32 @@ def layer_pairs(
         if name not in seen:
             raise ValueError(_why(module, name, {full: probe.calls for probe in probes.probes for full in probe.names.values()}))
     factors = torch.randn(len(values), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(values)
+    columns = list(values.unbind(1) if values.ndim == 2 else [values])
     if values.requires_grad:
-        torch.autograd.grad(values.sum(), [probe.anchor for probe in found], retain_graph=True, allow_unused=True)
-        for probe in found:
-            probe.open = False
-        mixed = torch.autograd.grad(values @ factors, list(leaves.values()), materialize_grads=True)
+        _take(found, columns[0])
+        mixed = torch.autograd.grad(
+            columns[0] @ factors, list(leaves.values()), retain_graph=len(columns) > 1, materialize_grads=True
+        )
         _check(found, dict(zip(leaves, mixed, strict=True)), factors.detach())
-    return _chunks(found)
+    return _chunks(found, columns[1:])
 
 
-def _chunks(probes: list["_PairProbe"]) -> Iterator[LayerPair]:
+def _take(probes: Sequence["_PairProbe"], values: Tensor) -> None:
+    """Let the probes catch the gradients of the sum of these values."""
+    for probe in probes:
+        probe.open, probe.gradient = True, torch.zeros_like(probe.gradient)
+    torch.autograd.grad(values.sum(), [probe.anchor for probe in probes], retain_graph=True, allow_unused=True)
+    for probe in probes:
+        probe.open = False
+
+
+def _chunks(probes: list["_PairProbe"], columns: list[Tensor]) -> Iterator[LayerPair]:
+    while columns:
+        for probe in probes:
+            yield from probe.pairs()
+        column = columns.pop(0)
+        if column.requires_grad:
+            _take(probes, column)
     while probes:
         yield from probes.pop(0).pairs()
 

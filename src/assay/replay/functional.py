@@ -76,7 +76,8 @@ class _Objective(nn.Module):
 
     def forward(self, batch: Any) -> Tensor:
         values = self.losses(self.model, batch)
-        if not isinstance(values, Tensor) or values.ndim != 1 or len(values) != size_of(batch):
+        columns = isinstance(self.losses, _Pulled) and values.ndim == 2
+        if not isinstance(values, Tensor) or (values.ndim != 1 and not columns) or len(values) != size_of(batch):
             shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise UsageError(f"losses returned {shape} for a batch of {size_of(batch)}; return the loss of each example.")
         return values
@@ -119,9 +120,10 @@ class _Pulled:
 
     def __call__(self, model: nn.Module, batch: _Cotangents) -> Tensor:
         found = _flat(_outputs(model, self.losses, self.forward, batch.batch))
-        if found.shape != batch.cotangents.shape:
+        if found.shape != batch.cotangents.shape[:2]:
             raise UsageError(f"Cotangents of shape {tuple(batch.cotangents.shape)} do not fit outputs of {tuple(found.shape)}.")
-        return (found * batch.cotangents.to(found)).sum(1)
+        pulls = batch.cotangents.to(found)
+        return (found * pulls).sum(1) if pulls.ndim == 2 else torch.einsum("bo,boc->bc", found, pulls)
 
 
 class _Met(Exception):
