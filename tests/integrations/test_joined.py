@@ -1,6 +1,7 @@
 """Several optimizers of one training: recorded, resumed and repeated as one."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -172,6 +173,12 @@ def test_states_go_back_to_their_own(tmp_path):
         for number, slots in one["state"].items():
             assert slots.keys() == two["state"][number].keys()
             assert all(torch.equal(value, two["state"][number][slot]) for slot, value in slots.items())
+    for again in (copy.deepcopy(joined), pickle.loads(pickle.dumps(joined))):
+        assert isinstance(again, JoinedOptimizers) and again.parts[0] is not pair[0]
+        assert all(
+            torch.equal(a, b) for a, b in zip(again.parts[0].param_groups[0]["params"], model[:4].parameters(), strict=True)
+        )
+        again.step()
     assert len(other.state) == len(joined.state) == 6 and set(other.defaults) > {"momentum", "betas"}
     assert inner_optimizer([pair[0]]) is pair[0] and repr(joined) == "SGD and AdamW"
 

@@ -32,7 +32,7 @@ def test_it_is_the_derivative_of_every_output(name, monkeypatch):
     def pairs(x, c):
         return layer_pairs(module, lambda at: functional_call(module, at, (x,))[:, c], params, tuple(params), chunk_bytes=2000)
 
-    parts = [LayerJacobian.of([pairs(part, c) for c in range(CLASSES)]) for part in inputs.split(2)]
+    parts = [LayerJacobian.of(pair for c in range(CLASSES) for pair in pairs(part, c)) for part in inputs.split(2)]
     found = LayerJacobian.joined(parts)
     draw = torch.Generator().manual_seed(0)
     v = torch.randn(COLUMNS, exact.shape[2], generator=draw, dtype=torch.float64)

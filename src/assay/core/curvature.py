@@ -109,11 +109,7 @@ def batch_jacobian(batch: Batch, names: Sequence[str], outputs: int) -> LayerJac
     Raises:
         UsageError: A parameter's gradient is not made of those of one layer.
     """
-    return LayerJacobian.of(_by_output(batch, names, outputs))
-
-
-def _by_output(batch: Batch, names: Sequence[str], outputs: int) -> list[Iterator[LayerPair]]:
-    return [batch.layer_pairs(names, one.expand(len(batch.positions), -1)) for one in torch.eye(outputs)]
+    return LayerJacobian.of(batch.layer_pairs(names, torch.eye(outputs).expand(len(batch.positions), -1, -1)))
 
 
 def rows_of(columns: Float64[Tensor, "entries *columns"], like: Params) -> dict[str, Tensor]:
@@ -414,8 +410,9 @@ class Curvature:
         found = torch.zeros(self.examples, outputs, outputs, dtype=torch.float64)
         for batch in self.model.batches():
             total = torch.zeros(len(batch.positions), outputs, outputs, dtype=torch.float64)
-            # Layer by layer and chunk by chunk, the same of every output.
-            for pairs in zip(*_by_output(batch, self.names, outputs), strict=True):
-                total[pairs[0].rows] += LayerJacobian.of([iter([pair]) for pair in pairs]).grams(basis, spectrum).to(total)
+            # Layer by layer and chunk by chunk, the same of every output; a pass for each, because all chunks at once may be too much.
+            each = [batch.layer_pairs(self.names, one.expand(len(batch.positions), -1)) for one in torch.eye(outputs)]
+            for pairs in zip(*each, strict=True):
+                total[pairs[0].rows] += LayerJacobian.of(pairs).grams(basis, spectrum).to(total)
             found[batch.positions] = total
         return found

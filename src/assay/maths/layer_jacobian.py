@@ -5,7 +5,7 @@ multiplied by vectors, from both sides, without being made.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int, Num
@@ -30,20 +30,17 @@ class LayerJacobian:
     gradients: Mapping[LayerMatrix, Float[Tensor, "outputs examples groups positions rows"]]
 
     @classmethod
-    def of(cls, pairs: Sequence[Iterator[LayerPair]]) -> "LayerJacobian":
-        """From the layer pairs of one batch, once for each output."""
-        by_output = []
-        for one in pairs:
-            found: dict[LayerMatrix, list[LayerPair]] = {}
-            for pair in one:
-                found.setdefault(pair.matrix, []).append(pair)
-            by_output.append(found)
+    def of(cls, pairs: Iterable[LayerPair]) -> "LayerJacobian":
+        """From the layer pairs of one batch, in which those of the same rows are of one output after the other."""
+        inputs: dict[LayerMatrix, dict[int, Tensor]] = {}
+        gradients: dict[LayerMatrix, dict[int, list[Tensor]]] = {}
+        for pair in pairs:
+            # What goes in is the same for every output.
+            inputs.setdefault(pair.matrix, {}).setdefault(pair.rows.start, pair.inputs)
+            gradients.setdefault(pair.matrix, {}).setdefault(pair.rows.start, []).append(pair.gradients)
         return cls(
-            {matrix: torch.cat([pair.inputs for pair in parts]) for matrix, parts in by_output[0].items()},
-            {
-                matrix: torch.stack([torch.cat([pair.gradients for pair in one[matrix]]) for one in by_output])
-                for matrix in by_output[0]
-            },
+            {matrix: torch.cat(list(by_rows.values())) for matrix, by_rows in inputs.items()},
+            {matrix: torch.cat([torch.stack(own) for own in by_rows.values()], 1) for matrix, by_rows in gradients.items()},
         )
 
     @classmethod

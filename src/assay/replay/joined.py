@@ -30,6 +30,9 @@ class JoinedOptimizers(Optimizer):
             )
         self._stepped: set[int] = set()
 
+    def __reduce__(self) -> Any:
+        return JoinedOptimizers, (self.parts,)
+
     def __repr__(self) -> str:
         return name_of(self)
 
@@ -63,6 +66,9 @@ class JoinedOptimizers(Optimizer):
         assert closure is None
         for part in self.parts:
             part.step()
+
+    # The parts call their own hooks; torch would look for ours, of which there are none.
+    step.hooked = True  # type: ignore[attr-defined]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all."""
