@@ -78,5 +78,8 @@ class Table:
     def predictions(self, coalitions):
         raise NotImplementedError
 
+    def player_utilities(self, coalitions, utility):
+        raise NotImplementedError
+
     def class_values(self, coalitions):
         raise NotImplementedError
