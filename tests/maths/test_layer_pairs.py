@@ -222,3 +222,30 @@ def test_columns_come_one_after_another_from_one_forward_pass(name):
         assert one.matrix == other.matrix and one.rows == other.rows
         torch.testing.assert_close(one.inputs, other.inputs, rtol=0, atol=0)
         torch.testing.assert_close(one.gradients, other.gradients, rtol=1e-12, atol=1e-15)
+
+
+class Aside(nn.Module):
+    """One output uses a weight beside its layer, or sees the other examples; the first does neither."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.layer, self.how = nn.Linear(4, CLASSES), how
+
+    def forward(self, x):
+        out = self.layer(x)
+        more = self.layer.weight.sum() if self.how == "behind" else 0.1 * out[:, -1].mean()
+        return torch.cat([out[:, :-1], out[:, -1:] * (1 + more)], 1)
+
+
+@pytest.mark.parametrize("how", ["behind", "among others"])
+def test_what_is_wrong_with_one_column_alone_is_refused(how):
+    torch.manual_seed(0)
+    module, inputs = Aside(how).double(), torch.randn(5, 4, dtype=torch.float64)
+    params = dict(module.named_parameters())
+
+    def outputs(at):
+        return functional_call(module, at, (inputs,))
+
+    assert list(layer_pairs(module, lambda at: outputs(at)[:, :-1], params, tuple(params)))
+    with pytest.raises(ValueError, match="is used elsewhere too"):
+        layer_pairs(module, outputs, params, tuple(params))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, TensorDataset
 
 import assay
 from assay.core.errors import Mismatch, NumericalError, UsageError
@@ -22,9 +23,10 @@ from assay.methods.sgd_influence import ESTIMATED, PER_QUERY, metasmoothness, re
 from assay.replay import replayable
 from assay.replay.functional import Functional
 from assay.replay.replay import Replay
+from assay.runs.run import Run
 from experiments import small
 from groups import slow
-from methods.loops import EXAMPLES, OPTIMIZERS, World
+from methods.loops import EXAMPLES, OPTIMIZERS, Net, World, data
 
 VARIANTS = [
     {},
@@ -608,6 +610,49 @@ def test_the_accumulated_form_is_carried_forwards_through_every_step(tmp_path, o
         assert list(scores.ids) == sorted(chosen) and len(scores.unscored) == EXAMPLES - 3
         assert scores.unit == "change of the target" and scores.direction is Direction.LOW_IS_SUSPECT
         assert_equal(scores.of(Ids(chosen)), expected)
+
+
+@pytest.mark.parametrize("kind", ["scheduled momentum", "scheduled betas", "rmsprop"])
+def test_what_is_carried_takes_the_steps_as_they_were_taken(tmp_path, kind):
+    # Of one step at the end of training, what is carried is what leaving out does, whatever the optimizer makes of its gradient.
+    inputs, labels, held, held_labels = data(0)
+    model = Net().double()
+    made = {
+        "scheduled momentum": lambda: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+        "scheduled betas": lambda: torch.optim.AdamW(model.parameters(), lr=0.1, eps=1e-3),
+        "rmsprop": lambda: torch.optim.RMSprop(model.parameters(), lr=0.05, momentum=0.5, eps=1e-3),
+    }
+    optimizer = made[kind]()
+    loader = DataLoader(TensorDataset(inputs, labels), 5, generator=torch.Generator().manual_seed(0), shuffle=True)
+    schedule = None if kind == "rmsprop" else torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.3, total_steps=9)
+    with assay.record(tmp_path / "run", model, optimizer, loader, assay.Recording(checkpoints="every"), seed=0) as recorder:
+        for _ in range(3):
+            for x, y in recorder.epoch():
+                logits = model(x)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, y).backward()
+                optimizer.step()
+                recorder.batch(logits, y)
+                if schedule:
+                    schedule.step()
+    run = Run(tmp_path / "run")
+    last = run.ids.take(run.order(2)[-1].numpy())
+    ids = "+".join(map(str, last))
+    carried, left = (
+        next(
+            iter(
+                assay.score(
+                    run,
+                    method,
+                    loop=assay.Loop(model, optimizer, loader),
+                    targets={"validation": (held, held_labels)},
+                    replay_config=assay.ReplayConfig(tolerance=1e-9),
+                ).values()
+            )
+        )
+        for method in (f"sgd_influence:window=last,form=accumulated,at_end=evaluated,ids={ids}", "loo:window=last")
+    )
+    torch.testing.assert_close(carried.of(last), left.of(last), rtol=1e-9, atol=1e-12)
 
 
 def test_the_accumulated_form_comes_nearer_to_leaving_out(tmp_path):

@@ -53,7 +53,7 @@ SELECTOR = "the live selector"
 def record(
     folder: str | Path,
     model: nn.Module,
-    # None and several are taken to be refused with what to do instead.
+    # None is taken to be refused with what to do instead.
     optimizer: Optimizer | HoldsOptimizer | Sequence[Optimizer | HoldsOptimizer] | None,
     loader: DataLoader,
     recording: Recording | None = None,

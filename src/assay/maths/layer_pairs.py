@@ -113,8 +113,8 @@ def layer_pairs(
     """Inputs and output gradients of each layer whose parameters are asked for, layer by layer, in chunks of examples.
 
     One forward and two backward passes are made at once. In the second, the gradient of a random mix of the losses is compared with the one
-    that the pairs give, because a parameter may be used outside its layer too. Of several columns of numbers, each after the first takes one more backward
-    pass when its pairs are read.
+    that the pairs give, because a parameter may be used outside its layer too. Of several columns of numbers their mix is compared, and each takes one more backward
+    pass, which is made when its pairs are read.
 
     Args:
         module: The net, in the mode in which it is to be differentiated.
@@ -140,14 +140,18 @@ def layer_pairs(
     for name in names:
         if name not in seen:
             raise ValueError(_why(module, name, {full: probe.calls for probe in probes.probes for full in probe.names.values()}))
-    factors = torch.randn(len(values), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(values)
+    draw = torch.Generator().manual_seed(0)
+    factors = torch.randn(len(values), generator=draw, dtype=torch.float64).to(values)
     columns = list(values.unbind(1) if values.ndim == 2 else [values])
+    several = len(columns) > 1
     if values.requires_grad:
-        _take(found, columns[0])
-        mixed = torch.autograd.grad(
-            columns[0] @ factors, list(leaves.values()), retain_graph=len(columns) > 1, materialize_grads=True
-        )
+        # What holds of a random mix of the columns holds of each of them.
+        mix = values @ torch.randn(len(columns), generator=draw, dtype=torch.float64).to(values) if several else columns[0]
+        _take(found, mix)
+        mixed = torch.autograd.grad(mix @ factors, list(leaves.values()), retain_graph=several, materialize_grads=True)
         _check(found, dict(zip(leaves, mixed, strict=True)), factors.detach())
+        if several:
+            _take(found, columns[0])
     return _chunks(found, columns[1:])
 
 

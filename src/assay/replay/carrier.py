@@ -1,16 +1,14 @@
 """Trainings that differ a little from the recorded one, carried from step to step beside it."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ..core.steps import Carrier, Step
 from ..maths.params import Params
-
-if TYPE_CHECKING:
-    from .replayable import ReplayableTraining
+from .replayable import ReplayableTraining
+from .steps import ReplayedStep
 
 Buffers = Mapping[Tensor, dict[str, object]]
 """What the optimizer holds of each parameter, as it holds it."""
@@ -23,14 +21,14 @@ class OptimizerCarrier(Carrier):
     recorded training is in none of them, and buffers whole, so that what is a mean of squares stays one.
     """
 
-    def __init__(self, training: "ReplayableTraining", count: int):
+    def __init__(self, training: ReplayableTraining, count: int):
         """Begin where no parameter has moved.
 
         Args:
             training: The recorded training.
             count: How many changed trainings there are.
         """
-        self._clip, self._members = training.clip, training.members
+        self._clip = training.clip
         self._own = {name: nn.Parameter(_double(value.detach())) for name, value in training.model.named_parameters()}
         self._names = training.functional.names
         self._optimizer = training.optimizer_over(nn.ParameterList(self._own.values()))
@@ -39,14 +37,12 @@ class OptimizerCarrier(Carrier):
 
     def take(self, step: Step, gradient: Params, slopes: Sequence[Params]) -> None:
         """Take one step in all trainings; see `core.steps.Carrier.take`."""
-        from .steps import ReplayedStep
-
         assert isinstance(step, ReplayedStep)
         if not self._buffers:
             self._buffers = [self._begun(step.before.slots) for _ in (None, *self.moved)]
-        for group, names in zip(self._optimizer.param_groups, self._members, strict=True):
-            if names:
-                group["lr"] = step.rates[names[0]]
+        # Schedulers change rates and momenta: the settings are those with which the step was just taken.
+        for group, taken in zip(self._optimizer.param_groups, step.step_run.training.optimizer.param_groups, strict=True):
+            group.update({name: value for name, value in taken.items() if name != "params"})
         still = self._after(0, step.params, {}, gradient, {})
         for number, slope in enumerate(slopes):
             end = self._after(number + 1, step.params, self.moved[number], gradient, slope)

@@ -353,7 +353,7 @@ class ReplayableTraining(abc.ABC):
         Raises:
             UsageError: An operation of the model has no second derivative.
         """
-        taken = self._taken(size_of(batch), before, rates, count, at)
+        taken = self._taken(size_of(batch), before, rates, count, self.updates(), at)
         linear, total = self.clip is None and all(update.linear for update in taken.updates), taken.total
         apart = self.separable and linear and not whole and not self.couples()
         size = _part_size(batch, self.device) if apart else total
@@ -401,7 +401,7 @@ class ReplayableTraining(abc.ABC):
             batch: The batch of the step.
             before: The state before it.
         """
-        taken = self._taken(size_of(batch), before, {}, 0)
+        taken = self._taken(size_of(batch), before, {}, 0, ())
         if isinstance(batch, MicroBatches):
             return self._accumulated(batch, taken).gradients
         leaves, functional = _leaves(taken.params), self.functional_of(batch)
@@ -410,11 +410,17 @@ class ReplayableTraining(abc.ABC):
         return {name: value.detach() for name, value in losses.gradients.items()}
 
     def _taken(
-        self, total: int, before: ReplayState, rates: Mapping[str, float], count: int, at: Params | None = None
+        self,
+        total: int,
+        before: ReplayState,
+        rates: Mapping[str, float],
+        count: int,
+        updates: Sequence[Update],
+        at: Params | None = None,
     ) -> "_Taken":
         params = {name: before.model[name] for name in self.functional.names} if at is None else dict(at)
         buffers = {name: before.model.get(name, value) for name, value in self.model.named_buffers()}
-        return _Taken(total, self.updates(), params, buffers, before, rates, count)
+        return _Taken(total, updates, params, buffers, before, rates, count)
 
     def _part(
         self,
