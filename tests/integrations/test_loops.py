@@ -200,8 +200,8 @@ def test_a_loop_takes_what_record_takes(tmp_path, wrap, load):
 
 NOT_OPTIMIZERS = {
     "none": (None, r"optimizer= is None; make the optimizer before recording"),
-    "an empty list": ([], r"optimizer= is a list, no torch optimizer"),
-    "a list of two": ([torch.optim.SGD(net().parameters()), 3], "optimizer= is a int, no torch optimizer"),
+    "an empty list": ([], r"optimizer= is of type list and no torch optimizer"),
+    "a list of two": ([torch.optim.SGD(net().parameters()), 3], "optimizer= is of type int and no torch optimizer"),
     "a number": (3, "optimizer= is 3; give Optimizer"),
 }
 

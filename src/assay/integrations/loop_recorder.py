@@ -384,6 +384,8 @@ class LoopRecorder:
         if epoch.pending:
             self._mixtures.begin(fetched.batch)
         self._settings = []
+        if isinstance(self._optimizer, JoinedOptimizers):
+            self._optimizer.begin_batch()
         if self.alongside.step_methods:
             self._gradients.begin(len(self._waiting))
             if not self._waiting:
@@ -395,7 +397,7 @@ class LoopRecorder:
         self._mixtures.end()
         self._carried.end(waits=not self._settings)
         if isinstance(self._optimizer, JoinedOptimizers):
-            self._optimizer.end_of_batch(f"In batch {epoch.begun - 1} of epoch {epoch.index}")
+            self._optimizer.end_batch(f"In batch {epoch.begun - 1} of epoch {epoch.index}")
         if epoch.pending:
             raise UsageError(
                 f"Batch {epoch.begun - 1} of epoch {epoch.index} was not recorded; call recorder.batch(logits, labels) in every step. A trainer that "

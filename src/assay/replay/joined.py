@@ -117,16 +117,21 @@ class JoinedOptimizers(Optimizer):
 
         return _Handles([part.register_step_pre_hook(of(number)) for number, part in enumerate(self.parts)])
 
-    def end_of_batch(self, where: str) -> None:
-        """Forget who has stepped.
+    def begin_batch(self) -> None:
+        """Forget who has stepped before."""
+        self._stepped = set()
+
+    def end_batch(self, where: str) -> None:
+        """Look at who has stepped.
 
         Raises:
-            UsageError: Some have stepped and some have not, which is no step of all.
+            UsageError: Some have stepped and some have not, which is no step of all; unless a GradScaler kept those from it because their gradients
+                are infinite.
         """
-        stepped, self._stepped = len(self._stepped), set()
-        if 0 < stepped < len(self.parts):
+        waiting = [part for number, part in enumerate(self.parts) if number not in self._stepped]
+        if self._stepped and not all(map(_infinite, waiting)):
             raise UsageError(
-                f"{where} {stepped} of {len(self.parts)} optimizers stepped; let all step together, or record with the one that trains most as optimizer=."
+                f"{where} {len(self._stepped)} of {len(self.parts)} optimizers stepped; let all step together, or record with the one that trains most as optimizer=."
             )
 
 
@@ -175,6 +180,11 @@ class _States(MutableMapping[Tensor, Any]):
         """Forget all."""
         for part in self._parts:
             part.state.clear()
+
+
+def _infinite(optimizer: Optimizer) -> bool:
+    gradients = [one.grad for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
+    return not all(bool(one.to_dense().isfinite().all()) for one in gradients)
 
 
 def optimizers_of(optimizer: Optimizer) -> tuple[Optimizer, ...]:

@@ -40,4 +40,4 @@ def _no_optimizer(optimizer: Any) -> str:
         return (
             "optimizer= is None; make the optimizer before recording (of a Hugging Face Trainer by trainer.create_optimizer())."
         )
-    return f"optimizer= is a {type(optimizer).__name__}, no torch optimizer; give the torch.optim.Optimizer that takes the steps."
+    return f"optimizer= is of type {type(optimizer).__name__} and no torch optimizer; give the torch.optim.Optimizer that takes the steps."
