@@ -1,5 +1,5 @@
 # make demo: install into .venv and run the main job. make test: the same with the tools of development, then the tests of the first group.
-# make test-slow: the second group, real and slow, and the tests of formulas with shapes checked. make processors: the tests as other processors would run them.
+# make test-slow: the second group, real and slow, and the tests of formulas with shapes checked. make test-older: the trainers' tests with older versions of these. make processors: the tests as other processors would run them.
 PYTHON ?= python3
 BIN := .venv/bin
 # Shapes and types of tensors, checked at run time: it doubles what the tests take, so it is done where formulas are.
@@ -8,7 +8,10 @@ FORMULAS := $(addprefix tests/,core maths methods policies training replay/test_
 # The laws also on every set of options, which the first group does not go through.
 LAWS := $(addprefix tests/,test_every_method.py test_every_attributor.py test_every_policy.py)
 
-.PHONY: demo test test-slow processors lint docs clean
+# Those behind the table of docs/integrations.md.
+TRAINERS := $(patsubst %,tests/integrations/test_%.py,huggingface lightning lightning_together skorch accelerate trainers_together parts_in_trainers pushed)
+
+.PHONY: demo test test-slow test-older processors lint docs clean
 
 demo: .venv/installed
 	$(BIN)/assay demo
@@ -20,6 +23,9 @@ test-slow: .venv/installed-frameworks
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest $(SHAPES) $(FORMULAS)
 	$(BIN)/python -m pytest -m "" $(SHAPES) $(LAWS)
+
+test-older: .venv/installed-older
+	PYTHONPATH=.venv/older $(BIN)/python -m pytest -m "" $(TRAINERS)
 
 processors: .venv/installed-dev
 	$(BIN)/python tests/processors.py
@@ -46,6 +52,12 @@ docs: .venv/installed
 	$(BIN)/python -m pip install -q -e '.[dev,oracles,frameworks]' -c constraints.txt
 	# An oracle asks for torchvision and never imports it; beside torch for CPUs alone its import fails, and with it that of the trainers.
 	$(BIN)/python -m pip uninstall -q -y torchvision
+	touch $@
+
+# Before the newer ones on the path, in the place of a second environment.
+.venv/installed-older: constraints-older.txt .venv/installed-frameworks
+	rm -rf .venv/older
+	$(BIN)/python -m pip install -q --no-deps --target .venv/older -r constraints-older.txt
 	touch $@
 
 clean:

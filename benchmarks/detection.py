@@ -8,7 +8,8 @@ method; AUC and average precision of each by the direction that it declares, als
 labels. Seconds are those of a score alone, from opening the run to the values, with the data already in memory; recording and
 cross-validation read them from disk. The complexity gap draws by the seed, else by its defaults. `agreement`: Spearman between every two
 methods, turned so that large is suspect or hard, mean over the seeds, as a clustered heat map; it takes the seeds that `detection` kept
-under the same settings. `ensembles`: EL2N of the last epoch and GraNd at its end over 1, 3 and 10 models that are trained for these
+under the same settings. With --held-out `cld` is among the methods, with --with-learners Data-OOB of what goes into the last layer, and with
+--with-probe the method that a probe of 2 % flips finds best, which it records the training once more for. `ensembles`: EL2N of the last epoch and GraNd at its end over 1, 3 and 10 models that are trained for these
 epochs only, on a schedule as short; seconds of the whole, training included.
 
 With --out every seed is kept in a file of its own once it is done, and taken from there if the command is started again with the
@@ -41,6 +42,7 @@ from assay.experiments.record import record
 from assay.experiments.scorable import scorable
 from assay.maths.ranking import rank_correlation
 from assay.maths.statistics import student_interval
+from assay.methods import catalogue
 from assay.runs.artefacts import load_truth
 from assay.runs.run import Run
 
@@ -77,6 +79,11 @@ STEPS = ("tracin:target=self", "oti", "liveval")
 TARGETED = ("sgd_influence:target=tests,window=last", "in_run_shapley:target=tests")
 """Methods that also look at what is to be predicted: the first test images, under their true labels."""
 TESTS = 256
+LEARNERS = ("data_oob:learner=ridge,features=penultimate",)
+"""Methods that train learners of their own."""
+PROBE, RATE = "what the probe finds best", 0.02
+EXTRA_TRAININGS = {BASELINE: FOLDS, PROBE: 1}
+"""Of the net, beside the one that is recorded."""
 SLOW = ("grand", "vog", "prediction_depth", "cg_score")
 """Methods that take minutes: their derivatives, neighbours in every layer, or kernels are those of all examples."""
 NEIGHBOURS = ("selfclean", "knn_disagreement", "outlier_distance", "knn_shapley:target=others")
@@ -88,9 +95,21 @@ COMBINED = ("combine:methods=aum+selfclean", "combine:methods=mean_margin+selfcl
 def planned(given: argparse.Namespace, seed: int, recording: dict, models: int = 1) -> Plan:
     """The training of a task."""
     task = TASKS[given.task]
-    data = {**task["data"], "path": str(Path(given.data_path) / task["data"]["name"]), "limit": given.examples}
+    # As many are trained on with --held-out as without.
+    limit = round(given.examples / (1 - given.held_out))
+    data = {**task["data"], "path": str(Path(given.data_path) / task["data"]["name"]), "limit": limit}
     recipe = {**task["recipe"], "epochs": given.epochs, "device": given.device}
-    return Plan.make({**task, "data": data, "seed": seed, "models": models, "recipe": recipe, "record": recording})
+    return Plan.make(
+        {
+            **task,
+            "data": data,
+            "seed": seed,
+            "models": models,
+            "recipe": recipe,
+            "record": recording,
+            "validation": given.held_out,
+        }
+    )
 
 
 def methods_of(run: Run, given: argparse.Namespace, seed: int) -> dict[str, str]:
@@ -104,9 +123,19 @@ def methods_of(run: Run, given: argparse.Namespace, seed: int) -> dict[str, str]
         *(TARGETED if given.with_targets else ()),
     ]
     if given.quick:
-        specs = [*(name for name in able if name not in ("el2n", *SLOW)), f"el2n:at={early}", *NEIGHBOURS, *COMBINED]
-        return {spec: spec for spec in specs}
-    return {spec: spec for spec in [*specs, *NEIGHBOURS, *COMBINED]} | {"cg_score": f"cg_score:seed={seed}"}
+        specs = [*(name for name in able if name not in ("el2n", *SLOW)), f"el2n:at={early}"]
+    specs += [*NEIGHBOURS, *COMBINED, *(LEARNERS if given.with_learners else ())]
+    return {spec: spec for spec in specs} | ({} if given.quick else {"cg_score": f"cg_score:seed={seed}"})
+
+
+def probed(run: Run, seed: int) -> tuple[str, Scores]:
+    """The method that finds labels best which were flipped on purpose, and what it says of the run."""
+    able, _ = scorable(run)
+    # Neighbours in the place of the run's dynamics by one method only: the others take minutes, and found fewer.
+    asked = [name for name in able if catalogue()[name].direction.ranks_suspects and name not in SLOW]
+    found = assay.probe(run, [*asked, "knn_shapley:target=others"], flips=assay.Flips(rate=RATE, seed=seed))
+    (scores,) = assay.score(run.folder, found.best).values()
+    return found.best, scores
 
 
 def figures_of(scores: Scores, run: Run, seconds: float) -> dict:
@@ -137,6 +166,11 @@ def detected(given: argparse.Namespace, seed: int) -> dict:
             began = time.perf_counter()
             (found[name],) = assay.score(run.folder, spec, targets=tests).values()
             seconds[name] = time.perf_counter() - began
+        chose = None
+        if given.with_probe:
+            began = time.perf_counter()
+            chose, found[PROBE] = probed(run, seed)
+            seconds[PROBE] = time.perf_counter() - began
         if not given.without_folds:
             began = time.perf_counter()
             # Each fold has a seed of its own, counted on from this one.
@@ -146,6 +180,7 @@ def detected(given: argparse.Namespace, seed: int) -> dict:
         return {
             "wrong labels": int(loaded.wrong.sum()),
             "seconds: record": recorded,
+            **({"the probe chose": chose} if chose else {}),
             "methods": {name: figures_of(scores, run, seconds[name]) for name, scores in found.items()},
             "spearman": rank_correlation(rows).tolist(),
         }
@@ -178,7 +213,8 @@ def measured(given: argparse.Namespace, seed: int, measure: Callable[[argparse.N
         "epochs",
         "threads",
         "device",
-        *(("without_folds", "with_steps", "with_targets", "quick") if measure is detected else ()),
+        "held_out",
+        *(("without_folds", "with_steps", "with_targets", "quick", "with_learners", "with_probe") if measure is detected else ()),
     )
     settings = {
         "measured": measure.__name__,
@@ -228,6 +264,7 @@ def summary(seeds: Sequence[dict]) -> dict[str, dict]:
             "AP": detected_over_seeds(own, "ap", wrong),
             "precision at the true count": detected_over_seeds(own, "precision at the true count", wrong),
             "seconds": round(statistics.fmean(one["seconds"] for one in own), 3),
+            "extra trainings": EXTRA_TRAININGS.get(name, 0),
         }
     return dict(sorted(rows.items(), key=lambda row: -row[1]["AUC"]["mean"]))
 
@@ -235,8 +272,8 @@ def summary(seeds: Sequence[dict]) -> dict[str, dict]:
 def table(rows: dict[str, dict]) -> str:
     """The summary in Markdown."""
     lines = [
-        "| method | ranks | AUC, 95 % interval over seeds | AP | precision at the true count | seconds |",
-        "|---|---|---|---|---|---|",
+        "| method | ranks | AUC, 95 % interval over seeds | AP | precision at the true count | seconds | extra trainings |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         cells = [
@@ -244,9 +281,10 @@ def table(rows: dict[str, dict]) -> str:
             + ("" if row[key]["interval"] is None else " ({:.4f} to {:.4f})".format(*row[key]["interval"]))
             for key in ("AUC", "AP", "precision at the true count")
         ]
-        title = name if name == BASELINE else f"`{name.partition(', ')[0]}`{''.join(name.partition(', ')[1:])}"
+        title = name if name in EXTRA_TRAININGS else f"`{name.partition(', ')[0]}`{''.join(name.partition(', ')[1:])}"
         ranks = "suspicion" if row["claims suspicion"] else "difficulty"
-        lines.append(f"| {title} | {ranks} | {' | '.join(cells)} | {row['seconds']:.{1 if row['seconds'] > 1 else 3}f} |")
+        cost = f"{row['seconds']:.{1 if row['seconds'] > 1 else 3}f} | {row['extra trainings']}"
+        lines.append(f"| {title} | {ranks} | {' | '.join(cells)} | {cost} |")
     return "\n".join(lines)
 
 
@@ -325,6 +363,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"leave {', '.join(SLOW)} out, which take minutes")
     parser.add_argument("--with-steps", action="store_true", help=f"also {', '.join(STEPS)}, which take the training again")
     parser.add_argument("--with-targets", action="store_true", help=f"also {', '.join(TARGETED)}, of {TESTS} test images")
+    parser.add_argument("--with-learners", action="store_true", help=f"also {', '.join(LEARNERS)}")
+    parser.add_argument("--with-probe", action="store_true", help="also the method that a probe chooses")
+    parser.add_argument(
+        "--held-out",
+        type=float,
+        default=0.0,
+        help="fraction of what is read that is held out for validation, so that cld can be scored",
+    )
     parser.add_argument("--figure", help="SVG file for the heat map of the agreement")
     parser.add_argument("--out", help="folder for the JSON, and for that of every seed")
     given = parser.parse_args()
@@ -356,6 +402,9 @@ def main() -> None:
     if given.part == "detection":
         figures["wrong labels"] = [one["wrong labels"] for one in seeds]
         figures["seconds: record"] = over_seeds([one["seconds: record"] for one in seeds])
+        figures["held out"] = given.held_out
+        if given.with_probe:
+            figures["the probe chose"] = [one["the probe chose"] for one in seeds]
     figures["methods"] = rows
     figures["runs"] = [{"seed": one["seed"], "methods": one["methods"]} for one in seeds]
     report(name, figures, given.out)

@@ -372,9 +372,9 @@ def measured(name: str, kind: str, repeats: int) -> dict[str, object]:
             begun = time.perf_counter()
             values = call()
             seconds.append(time.perf_counter() - begun)
+            peak = resident_mb("VmHWM")
             if seconds[-1] > LONG:
                 break
-            peak = resident_mb("VmHWM")
     suspicion = values if name.startswith("self") else -values
     return {
         "seconds": round(min(seconds), 3),

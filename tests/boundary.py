@@ -158,6 +158,7 @@ def good(folder):
         "Execution": ((), {"pool": None, "progress": Progress()}),
         "Seeds": ((3, 1, 0.5), {}),
         "curve_for": ((run, aum), {}),
+        "estimate_games": ((run, "data_oob:bags=2"), {"loop": loop, "targets": held}),
         "estimate_recording": ((plan,), {}),
         "estimate_retraining": ((run,), {"seeds": 2, "draws": 1, "grid": assay.LeaveOutGrid(4, count=1, queries=1)}),
         "estimate_study": (

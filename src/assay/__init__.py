@@ -38,6 +38,7 @@ _HOMES = {
     "verify": "experiments.verify",
     "Seeds": "experiments.verify",
     "seeds_needed": "experiments.power",
+    "estimate_games": "experiments.game_costs",
     "estimate_recording": "experiments.estimate",
     "estimate_retraining": "experiments.estimate",
     "estimate_study": "studies.costs",

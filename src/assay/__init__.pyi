@@ -45,6 +45,7 @@ from .experiments.exports import fiftyone_fields as fiftyone_fields
 from .experiments.exports import issue_table as issue_table
 from .experiments.exports import label_studio_tasks as label_studio_tasks
 from .experiments.exports import result_table as result_table
+from .experiments.game_costs import estimate_games as estimate_games
 from .experiments.imports import import_decision as import_decision
 from .experiments.lds import LeaveOutGrid as LeaveOutGrid
 from .experiments.lds import lds as lds
@@ -169,6 +170,7 @@ __all__ = [
     "curve_for",
     "dataset_card",
     "duplicates",
+    "estimate_games",
     "estimate_recording",
     "estimate_retraining",
     "estimate_study",

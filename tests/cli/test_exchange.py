@@ -108,6 +108,12 @@ def test_results_go_out_for_other_tools_and_decisions_come_back(own, tmp_path, c
         assert code == 0 and err == "" and f"Next: assay verify {own} --decision answers" in out
     changed = sum(task["data"]["given_class"] != task["predictions"][0]["result"][0]["value"]["choices"][0] for task in tasks)
     assert load_decision(own / "decisions" / "answers.parquet").counts()["relabel"] == changed > 0
+    code, out, err = here(capsys, "import", own, tmp_path / "i.csv", "--from", "cleanlab", "--name", "issues")
+    assert code == 0 and err == "" and f"Next: assay verify {own} --decision issues" in out
+    assert load_decision(own / "decisions" / "issues.parquet").counts()["drop"] == 40
+    (tmp_path / "tags.json").write_text(json.dumps({"tags": {task["data"]["assay_id"]: ["drop"] for task in tasks}}))
+    code, out, err = here(capsys, "import", own, tmp_path / "tags.json", "--from", "fiftyone")
+    assert code == 0 and err == "" and load_decision(own / "decisions" / "tags.parquet").counts()["drop"] == 3
     code, out, _ = here(capsys, "import", own, tmp_path / "r.csv", "--from", "csv", "--name", "again")
     first, back = (load_decision(own / "decisions" / f"{name}.parquet") for name in ("drop", "again"))
     assert code == 0 and first.fingerprint == back.fingerprint

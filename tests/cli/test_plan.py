@@ -30,3 +30,18 @@ def test_a_run_and_a_recording_are_planned(own, capsys):
 def test_plans_that_cannot_be_are_refused(own, capsys, flags, words):
     code, _, err = here(capsys, "plan", *(own if one == "RUN" else one for one in flags))
     assert code == 2 and words in sentence(err)
+
+
+def test_games_on_a_run_are_planned(own, capsys):
+    code, out, _ = here(
+        capsys, "plan", own, "data_oob:bags=7,learner=tree", "data_oob:bags=3,learner=ridge", "--where", "processes:2", "--json"
+    )
+    (table,) = json.loads(out)["tables"]
+    assert code == 0 and [row[:3] for row in table["rows"]] == [
+        ["data_oob:bags=7", 7, 1],
+        ["data_oob:bags=3,learner=ridge", 3, 1],
+    ]
+    code, _, err = here(capsys, "plan", own, "aum")
+    assert code == 2 and "aum trains no learner" in sentence(err)
+    code, _, err = here(capsys, "plan", own, "data_oob", "--detect", "1")
+    assert code == 2 and "leave the methods out" in sentence(err)

@@ -427,3 +427,101 @@ def test_a_cell_that_its_action_would_leave_unread_is_refused(run, tmp_path, cel
         import_decision(run, path, "csv")
     path.write_text(f"id,action,new_class,weight\nd,keep,=dog,1.0\n{others}")
     assert import_decision(run, path, "csv").counts() == {"keep": 6}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_issues_of_cleanlab_are_dropped(run, aum, tmp_path, kind):
+    out = issue_table(run, aum, decision(run))
+    path = tmp_path / f"issues.{kind}"
+    getattr(out, f"to_{kind}")(path)
+    issues = dict(zip(out.to_numpy()["id"].tolist(), out.to_numpy()["is_label_issue"].tolist(), strict=True))
+    back = import_decision(run, path, "cleanlab")
+    assert back.ids == run.ids and sum(issues.values()) == 2
+    assert [action == "drop" for action in back.to_numpy()["action"].tolist()] == [issues[one] for one in run.ids]
+    assert {*back.reasons} == {"cleanlab: label issue", "no label issue"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "words"),
+    [
+        (["id,quality", "c,1"], UsageError, "no column 'is_label_issue'; give one row for each example, with id and is_label_issue"),
+        (["id,is_label_issue", "c,True"], Mismatch, "no row of 5 examples: .*; give each one, with is_label_issue true or false"),
+        (["id,is_label_issue", *(f"{one},maybe" for one in ("'=a", "'-b", "c", "d", "''e", "f"))], UsageError, "'maybe' is neither true nor false"),
+        (["id,is_label_issue,given_label", *(f"{one},0,fox" for one in ("'=a", "'-b", "c", "d", "''e", "f"))], Mismatch, "given_label 'fox' is not the recorded class"),
+    ],
+)  # fmt: skip
+def test_issues_that_do_not_fit_are_refused(run, tmp_path, lines, kind, words):
+    path = tmp_path / "issues.csv"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(kind, match=words):
+        import_decision(run, path, "cleanlab")
+    path.rename(path.with_suffix(".txt"))
+    with pytest.raises(UsageError, match=r"ends in none of \.csv, \.jsonl and \.parquet"):
+        import_decision(run, path.with_suffix(".txt"), "cleanlab")
+
+
+def test_tags_and_classes_of_fiftyone_come_back(run, tmp_path):
+    path = tmp_path / "reviewed.json"
+    told = dict(zip(run.ids.values.tolist(), (run.class_names[one] for one in run.labels.tolist()), strict=True))
+    first, second, third, *_ = told
+    path.write_text(
+        json.dumps({"tags": {first: ["seen", "drop"], second: [], third: None}, "label": {**told, first: "cat", second: "owl"}})
+    )
+    made = import_decision(run, path, "fiftyone")
+    changed = told[second] != "owl"
+    assert made.to_numpy()["action"].tolist() == ["drop", "relabel" if changed else "keep", *["keep"] * 4] and changed
+    assert made.labels[1] == run.class_names.index("owl") and made.reasons[0] == "FiftyOne: tagged drop"
+    path.write_text(json.dumps({"tags": {third: ["drop"]}}))
+    assert import_decision(run, path, "fiftyone").to_numpy()["action"].tolist() == ["keep", "keep", "drop", *["keep"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        ("[]", UsageError, "is no table of values by id"),
+        ("{}", UsageError, "is no table of values by id"),
+        ('{"assay_aum": {"d": 1}}', UsageError, "is no table of values by id"),
+        ('{"tags": {"zz": []}}', Mismatch, "'zz' is no id of"),
+        ('{"tags": {"d": "drop"}}', UsageError, "id d: tags 'drop' is no list of tags"),
+        ('{"label": {"d": 3}}', UsageError, "id d: label 3 is no name of a class"),
+        ('{"label": {"d": "fox"}}', UsageError, "id d: new_class 'fox' is none of"),
+        ("{", UsageError, "is damaged or of another kind"),
+    ],
+)
+def test_values_of_fiftyone_that_do_not_fit_are_refused(run, tmp_path, body, kind, words):
+    (tmp_path / "f.json").write_text(body)
+    with pytest.raises(kind, match=words):
+        import_decision(run, tmp_path / "f.json", "fiftyone")
+
+
+@hypothesis.settings(max_examples=60, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(THINGS, st.sampled_from(["body", "tags", "label", "a tag", "a label"]))
+def test_whatever_stands_in_values_of_fiftyone_is_read_or_refused(run, tmp_path, thing, place):
+    bodies = {"body": thing, "tags": {"tags": thing}, "label": {"label": thing}, "a tag": {"tags": {"d": thing}}}
+    (tmp_path / "f.json").write_text(json.dumps(bodies.get(place, {"label": {"d": thing}})))
+    with contextlib.suppress(AssayError):
+        import_decision(run, tmp_path / "f.json", "fiftyone")
+
+
+@pytest.mark.slow
+def test_a_table_that_cleanlab_made_drops_its_issues(tmp_path):
+    classification = pytest.importorskip("cleanlab.classification", reason="the extra `oracles` is not installed")
+    from sklearn.linear_model import LogisticRegression
+
+    draw = np.random.default_rng(0)
+    truth = draw.integers(0, 3, 120)
+    inputs, given = draw.normal(size=(120, 4)) + 4 * np.eye(3, 4)[truth], np.where(np.arange(120) < 6, (truth + 1) % 3, truth)
+    recorder = assay.Recorder(tmp_path / "run", Ids(range(120)))
+    with recorder:
+        recorder.begin()
+        recorder.observe(torch.arange(120), 3 * torch.eye(3)[torch.from_numpy(truth)], torch.from_numpy(given))
+        recorder.commit()
+    issues = classification.CleanLearning(LogisticRegression(), seed=0).find_label_issues(inputs, given)
+    issues.assign(id=range(120)).to_csv(tmp_path / "issues.csv")
+    made = import_decision(tmp_path / "run", tmp_path / "issues.csv", "cleanlab")
+    assert (made.actions == Action.DROP).tolist() == issues["is_label_issue"].tolist() and int(
+        (made.actions == Action.DROP).sum()
+    ) >= 6
+    issues.assign(id=range(120), given_label=truth).to_csv(tmp_path / "issues.csv")
+    with pytest.raises(Mismatch, match="given_label '.' is not the recorded class"):
+        import_decision(tmp_path / "run", tmp_path / "issues.csv", "cleanlab")

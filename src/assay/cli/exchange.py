@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 TABLES = ("csv", "jsonl", "parquet")
 """Kinds of files that hold one table."""
 To = Literal["npy", "csv", "jsonl", "parquet", "cleanlab", "fiftyone", "label-studio", "card"]
-From = Literal["npy", "csv", "jsonl", "parquet", "label-studio"]
+From = Literal["npy", "csv", "jsonl", "parquet", "cleanlab", "fiftyone", "label-studio"]
 
 
 def import_(
@@ -32,8 +32,8 @@ def import_(
 
     A run comes from the npy files of the DUAL and TDDS codes: i_Output.npy, i_Index.npy and, if it is there, i_Loss.npy, with i the epoch.
 
-    A decision comes from a table with id and action, as `assay export` writes it, or from the labels given in Label Studio to the tasks that it wrote; it
-    is saved in the run's folder. RUN may then stand before SOURCE too.
+    A decision comes from a table with id and action, as `assay export` writes it; from cleanlab's table of issues, which are dropped; from tags and labels of FiftyOne; or from
+    the labels given in Label Studio to the tasks that it wrote. It is saved in the run's folder. RUN may then stand before SOURCE too.
 
     Example: assay import runs/digits answers.json --from label-studio
 
@@ -44,7 +44,8 @@ def import_(
     run
         Folder of the run to make, or of the run that the decision is on.
     from_
-        What SOURCE is: npy files; a table of a decision as csv, jsonl or parquet; or the JSON export of a project of label-studio.
+        What SOURCE is: npy files; a table of a decision as csv, jsonl or parquet; a table of cleanlab, a csv, jsonl or parquet file with id and is_label_issue; a JSON
+        file of tags and labels by id of fiftyone; or the JSON export of a project of label-studio.
     labels
         With npy files: an npy file with the given class of the example at every position; the format itself does not store labels.
     view

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def plan_(
     run: Path | None = None,
     /,
-    *,
+    *methods: str,
     plan: Path | None = None,
     data: str | None = None,
     net: str | None = None,
@@ -40,9 +40,12 @@ def plan_(
 ) -> None:
     """Say what trainings will cost before they are begun.
 
-    How many trainings, of how many steps, the hours on this machine, and the bytes on disk. A few steps are trained and measured. Of a run: what verify, cleanse, lds, loo and probe take. Without a run: what `assay record` with the same flags takes.
+    How many trainings, of how many steps, the hours on this machine, and the bytes on disk. A few steps are trained and measured. Of a run: what verify, cleanse, lds, loo and probe take; with methods such as shapley, which
+    train a learner on parts of the examples, what these take. Without a run: what `assay record` with the same flags takes.
 
     Example: assay plan runs/digits --seeds 10 --detect 0.5 --where processes:4
+
+    Example: assay plan runs/digits shapley:permutations=50 data_oob
 
     Example: assay plan --data cifar10:path=data --net resnet18 --epochs 200 --models 10 --device cuda
 
@@ -50,6 +53,8 @@ def plan_(
     ----------
     run
         Folder of a run that a plan recorded; none for a recording.
+    methods
+        METHOD or METHOD:option=value,...: methods that train a learner on parts of the examples.
     plan
         TOML plan of a recording.
     data
@@ -96,6 +101,7 @@ def plan_(
     from ..cluster.executors import side_by_side
     from ..core.errors import UsageError
     from ..experiments.estimate import estimate_recording, estimate_retraining
+    from ..experiments.game_costs import estimate_games
     from ..experiments.lds import LeaveOutGrid
     from ..experiments.plan import Plan
     from ..experiments.power import seeds_needed
@@ -134,6 +140,11 @@ def plan_(
             f"{run} says how it was trained; leave out {', '.join(['plan'] * (plan is not None) + list(settings))}, or the run for a recording."
         )
     opened = Run(run)
+    if methods:
+        if detect is not None or decision is not None:
+            raise UsageError("--detect and --decision are of whole trainings; leave the methods out.")
+        show_costs(estimate_games(opened, methods), side_by_side(where, opened.header.threads), where)
+        return
     grid = LeaveOutGrid(subsets, same_seed=not only_other_seeds, other_seeds=other_seeds)
     costs = estimate_retraining(opened, seeds=seeds, draws=draws, grid=grid)
     show_costs(costs, side_by_side(where, opened.header.threads), where)

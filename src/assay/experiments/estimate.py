@@ -36,10 +36,11 @@ class Cost:
     Attributes:
         what: What they are for.
         trainings: How many there are.
-        steps: Optimizer steps of each.
+        steps: Optimizer steps of each; 1 for a learner's, which is measured as a whole.
         seconds_per_step: As measured on this machine.
         bytes: What stays on disk.
         threads: torch threads of each.
+        apart: Whether they can run side by side in several processes.
     """
 
     what: str
@@ -48,10 +49,11 @@ class Cost:
     seconds_per_step: float
     bytes: int
     threads: int = 1
+    apart: bool = True
 
     def seconds(self, workers: int = 1) -> float:
         """Of all trainings on machines like this one, so many side by side, each as fast as if it were alone."""
-        return math.ceil(self.trainings / workers) * self.steps * self.seconds_per_step
+        return math.ceil(self.trainings / (workers if self.apart else 1)) * self.steps * self.seconds_per_step
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import __version__
 from ..cluster.executors import Call, run_all
 from ..core.errors import AssayError, MissingEvidence, NumericalError, UsageError, listed
-from ..core.game import Coalitions, Utility, Valuation
+from ..core.game import Coalitions, GameMaker, Utility, Valuation
 from ..core.ids import Ids
 from ..core.learner import AbstractLearner, Constant, Fitted
 from ..core.lineage import fingerprint
@@ -26,6 +26,7 @@ from ..learners import LEARNERS, parse
 from ..maths import draws
 from ..maths.games import utilities
 from ..runs.coalitions import CoalitionValues
+from .execution import Execution
 
 SLACK = 1e-6
 """How far probabilities of an example may add up to something else than 1."""
@@ -49,6 +50,17 @@ class Spread:
 
     pool: Executor
     logs: Path
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GamesBy(Execution):
+    """With this, games are made by `maker` and nothing is kept of them.
+
+    Attributes:
+        maker: Makes every game.
+    """
+
+    maker: GameMaker = dataclasses.field(kw_only=True)
 
 
 Keeper = Callable[[str, int], CoalitionValues]

@@ -1,11 +1,11 @@
-"""Decisions that people made in other tools: an edited table, and labels given in Label Studio."""
+"""Decisions that were made in other tools: an edited table, issues that cleanlab found, tags and labels of FiftyOne, labels given in Label Studio."""
 
 import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -19,8 +19,12 @@ from ..runs.disk import read_bytes
 from ..runs.run import Run
 from ..runs.table_files import MOST_FILE, read_rows
 
-FROM = Literal["csv", "jsonl", "parquet", "label-studio"]
+FROM = Literal["csv", "jsonl", "parquet", "cleanlab", "fiftyone", "label-studio"]
 """Files that a decision is taken from."""
+TABLES = ("csv", "jsonl", "parquet")
+"""Tables, by the ending of their files."""
+DROP = "drop"
+"""FiftyOne's tag of samples that are dropped."""
 IMPORTED = "import"
 """Stands for the policy of a decision that a person made."""
 
@@ -32,6 +36,12 @@ def import_decision(run: str | Path | Run, path: str | Path, kind: FROM) -> Deci
     A table (`csv`, `jsonl`, `parquet`) has a row for each example of the run with `id` and `action` (keep, drop, relabel or weight); `new_class` (a name) or
     `new_label` (a number) where the action is relabel; `weight` where it is weight; and may have `reason` and any other columns. `assay export` writes such
     tables.
+
+    cleanlab's table of issues, as a file of any of these kinds by its ending, with a row for each example: the columns `id` and `is_label_issue`. What is an issue is
+    dropped, as cleanlab's `CleanLearning` does; `given_label`, where it is there, must be the recorded class, by name or number.
+
+    FiftyOne's values by id (JSON): `{"tags": {id: [...]}, "label": {id: class}}`, either or both. A sample with the tag `drop` is dropped; one with another class than the
+    recorded one is relabelled; what is not in the file stays as it is.
 
     Label Studio's export (JSON, not JSON-MIN) of tasks that `assay export --to label-studio` made: an example that was given another class than
     its recorded one is relabelled; examples that were not looked at, were skipped, or were given different classes by different people stay as they are, and
@@ -56,8 +66,16 @@ def import_decision(run: str | Path | Run, path: str | Path, kind: FROM) -> Deci
                 )
             body = json.loads(_content(path))
             return _decision(opened, path, *_answered(opened, path, body))
-    if kind not in ("csv", "jsonl", "parquet"):
-        raise UsageError(f"kind={kind!r} is none of csv, jsonl, parquet and label-studio.")
+    if kind == "fiftyone":
+        with reading(path, UsageError, "Write the values by id again, as docs/taking-results-out.md shows."):
+            body = json.loads(_content(path))
+            return _decision(opened, path, _tagged(opened, path, body), ())
+    if kind == "cleanlab":
+        if (ending := path.suffix[1:].lower()) not in TABLES:
+            raise UsageError(f"{path} ends in none of .csv, .jsonl and .parquet; write the table of issues as one of these.")
+        return _decision(opened, path, _found_issues(opened, path, read_rows(path, ending)), ())
+    if kind not in TABLES:
+        raise UsageError(f"kind={kind!r} is none of {', '.join(get_args(FROM))}.")
     return _decision(opened, path, _decided(opened, path, read_rows(path, kind)), ())
 
 
@@ -114,15 +132,69 @@ def _known(run: Run, path: Path, found: Iterable[Any]) -> list[int | str]:
     return ids
 
 
-def _decided(run: Run, path: Path, rows: Sequence[Mapping[str, Any]]) -> list[Done]:
-    for name in ("id", "action"):
+def _rows_by_id(
+    run: Run, path: Path, rows: Sequence[Mapping[str, Any]], column: str, kept: str
+) -> dict[int | str, Mapping[str, Any]]:
+    """The rows of a table with a row for each example, by id; `kept` says how a row tells that its example stays."""
+    for name in ("id", column):
         if not rows or any(name not in row for row in rows):
-            raise UsageError(f"{path} has no column {name!r}; give one row for each example, with id and action.")
+            raise UsageError(f"{path} has no column {name!r}; give one row for each example, with id and {column}.")
     by_id = dict(zip(_known(run, path, (row["id"] for row in rows)), rows, strict=True))
     if absent := [one for one in run.ids if one not in by_id]:
-        raise Mismatch(
-            f"{path} has no row of {len(absent)} examples: {listed(absent, len(absent))}; give each one, with the action keep or drop."
+        raise Mismatch(f"{path} has no row of {len(absent)} examples: {listed(absent, len(absent))}; give each one, with {kept}.")
+    return by_id
+
+
+def _found_issues(run: Run, path: Path, rows: Sequence[Mapping[str, Any]]) -> list[Done]:
+    by_id = _rows_by_id(run, path, rows, "is_label_issue", "is_label_issue true or false")
+    done = []
+    for one, label in zip(run.ids, run.labels.tolist(), strict=True):
+        row, where = by_id[one], f"{path}, id {one}"
+        told = str(row["is_label_issue"]).strip().lower()
+        if told not in ("true", "false", "1", "0"):
+            raise UsageError(f"{where}: is_label_issue {described(row['is_label_issue'])} is neither true nor false.")
+        given = row.get("given_label")
+        if given not in (None, "") and run.task == "classes" and str(given) not in (run.class_names[label], str(label)):
+            raise Mismatch(
+                f"{where}: given_label {described(given)} is not the recorded class {run.class_names[label]}; import the issues of these very labels."
+            )
+        done.append(
+            (Action.DROP, -1, 0.0, "cleanlab: label issue") if told in ("true", "1") else (Action.KEEP, -1, 1.0, "no label issue")
         )
+    return done
+
+
+def _tagged(run: Run, path: Path, body: Any) -> list[Done]:
+    parts = {"tags": list, "label": str}
+    if not isinstance(body, dict) or not body or body.keys() - parts or not all(isinstance(one, dict) for one in body.values()):
+        raise UsageError(
+            f'{path} is no table of values by id; write {{"tags": {{id: [...]}}, "label": {{id: class}}}}, either or both.'
+        )
+    values: dict[str, dict[int | str, Any]] = {}
+    for name, by_id in body.items():
+        values[name] = dict(zip(_known(run, path, by_id), by_id.values(), strict=True))
+        for one, value in values[name].items():
+            if value is not None and not isinstance(value, parts[name]):
+                raise UsageError(
+                    f"{path}, id {one}: {name} {described(value)} is no {'list of tags' if name == 'tags' else 'name of a class'}."
+                )
+    done: list[Done] = []
+    for one, label in zip(run.ids, run.labels.tolist(), strict=True):
+        if DROP in (values.get("tags", {}).get(one) or ()):
+            done.append((Action.DROP, -1, 0.0, f"FiftyOne: tagged {DROP}"))
+            continue
+        new = values.get("label", {}).get(one)
+        found = label if new is None else _class(run, f"{path}, id {one}", {"new_class": new})
+        done.append(
+            (Action.KEEP, -1, 1.0, "neither tagged nor given another class")
+            if found == label
+            else (Action.RELABEL, found, 1.0, f"FiftyOne: class {run.class_names[label]} becomes {new}")
+        )
+    return done
+
+
+def _decided(run: Run, path: Path, rows: Sequence[Mapping[str, Any]]) -> list[Done]:
+    by_id = _rows_by_id(run, path, rows, "action", "the action keep or drop")
     done = [_row(run, f"{path}, id {one}", by_id[one]) for one in run.ids]
     for one, given, (action, _, weight, _) in zip(run.ids, run.labels.tolist(), done, strict=True):
         _check_read(run, f"{path}, id {one}", by_id[one], (action, given, weight))

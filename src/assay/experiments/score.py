@@ -32,7 +32,7 @@ from ..runs.coalitions import CoalitionValues, KeptValues
 from ..runs.run import DRAWN, Run
 from .evidence import Agreed, data_of, gather, given_rows
 from .execution import MOVED, RECOMPUTE, REPLAYING, Execution, Save
-from .games import Spread, game_of
+from .games import GamesBy, Spread, game_of
 from .held_out import FoundHeldOut, held_out_asked, held_out_of
 from .models import members_of, open_models, over_models
 from .plan import folds_of, has_plan
@@ -202,7 +202,7 @@ def served(
     if held:
         beside = {name: found.examples for name, found in held.items()}
         evidences = [one.beside(beside, _games(run, request)) for one in evidences]
-    elif (request.save or request.execution.pool is not None) and any(map(plays, wanted)):
+    elif any(map(plays, wanted)):
         evidences = [one.beside({}, _games(run, request)) if Need.GAME in one.holds else one for one in evidences]
     for one in wanted:
         if request.save and not request.recompute and (old := saved_score(run, one, parents[one.title])) is not None:
@@ -449,6 +449,8 @@ def _held_out(
 def _games(run: Run, request: Request) -> GameMaker:
     """What makes games, which train where the request says: where scores are saved, the values of coalitions are too, so that a killed game goes on."""
     pool = request.execution.pool
+    if isinstance(request.execution, GamesBy):
+        return request.execution.maker
     maker: Callable[..., Any] = game_of if pool is None else functools.partial(game_of, spread=Spread(pool, run.paths.logs))
     if not request.save:
         return maker

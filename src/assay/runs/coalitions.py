@@ -143,6 +143,11 @@ def values_in(path: Path, width: int) -> dict[bytes, tuple[float, ...]]:
     return {name: numbers.unpack(value) for name, value in _read(path, _record(width))[0].items()}
 
 
+def record_size(width: int) -> int:
+    """Bytes that a value of so many numbers takes in a file."""
+    return _record(width).size
+
+
 def _record(width: int) -> struct.Struct:
     return struct.Struct(f"<{NAME}s{8 * width}sI")
 

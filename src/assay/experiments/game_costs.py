@@ -1,0 +1,191 @@
+"""What methods cost that train a learner on parts of the examples: their trainings are counted by playing without training, and a few are measured."""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from ..core.arguments import checked_arguments
+from ..core.errors import UsageError
+from ..core.game_method import BLOCK
+from ..core.learner import AbstractLearner
+from ..core.method import AbstractMethod
+from ..learners import parse as parse_learner
+from ..methods import parse
+from ..replay.loop import Loop
+from ..replay.targets import Given
+from ..runs.coalitions import CoalitionValues, record_size
+from ..runs.run import Run
+from .estimate import LONG, Cost
+from .games import GamesBy, RetrainingGame
+from .request import Request
+from .scorable import plays
+from .score import served
+
+SHORT = 1.0
+"""Seconds of a first training below which it is measured again, without what was set up in it."""
+STOPPING = ("error", "truncate")
+"""Options that end a game early, by values that are not known before."""
+
+
+class CountedGame(RetrainingGame):
+    """Game in which every coalition is worth 0, and nothing is trained until it is asked what a training takes."""
+
+    def __init__(self, *given: Any, **options: Any):
+        super().__init__(*given, **options)
+        self._asked_for: set[bytes] = set()
+        self._orders: Tensor = torch.empty(0, len(self.players), dtype=torch.int64)
+        self._paths_asked = 0
+        self._largest: tuple[Tensor, Tensor, bool] | None = None
+        self._width = 1
+
+    def path_values(
+        self, orders: Int[Tensor, "orders players"], truncate: float = 0.0
+    ) -> tuple[Float64[Tensor, "orders sizes"], Int[Tensor, " orders"]]:
+        """Values of 0."""
+        self._paths_asked += len(orders)
+        if len(orders) > len(self._orders):
+            self._orders = orders[:BLOCK]
+        sizes = len(self.players) + 1
+        return torch.zeros(len(orders), sizes, dtype=torch.float64), torch.full((len(orders),), sizes)
+
+    def _known_or_trained(
+        self, coalitions: Int[Tensor, "coalitions players"], store: CoalitionValues, rows: Tensor, worth: Any, alike: bool = False
+    ) -> Float64[Tensor, "coalitions parts"]:
+        self._asked_for.update(self._named(coalitions))
+        if self._largest is None or len(coalitions) > len(self._largest[0]):
+            spread = torch.linspace(0, len(coalitions) - 1, min(BLOCK, len(coalitions))).round().long()
+            self._largest, self._width = (coalitions[spread], rows, alike), store.width
+        return torch.zeros(len(coalitions), store.width, dtype=torch.float64)
+
+    @property
+    def asked(self) -> int:
+        """How many trainings it takes at most."""
+        return len(self._asked_for) + self._paths_asked * len(self.players)
+
+    @property
+    def bytes(self) -> int:
+        """What the values take on disk."""
+        return self.asked * record_size(self._width)
+
+    def seconds(self) -> tuple[float, bool]:
+        """Seconds of one training, and whether it can be trained elsewhere than in this process, one by one.
+
+        Raises:
+            AssayError: As the learner.
+        """
+        if not self._paths_asked:
+            assert self._largest is not None
+            return self._seconds_of(*self._largest)
+        places, rows = self._order.argsort()[self._orders], self._held.rows.to(self._rows.dtype)
+        growing = self._learner.grow(self._rows, self._labels, self._classes, len(places), rows)
+        if growing is None:
+            sizes = torch.linspace(1, places.shape[1], BLOCK).round().long()
+            coalitions = torch.zeros(len(sizes), places.shape[1], dtype=torch.int64)
+            for row, size in zip(coalitions, sizes.tolist(), strict=True):
+                row[places[0, :size]] = 1
+            return self._seconds_of(coalitions, rows, False)
+        spent: list[float] = []
+        for joined in places.T:
+            began = time.perf_counter()
+            growing.add(joined)
+            growing.predict_probs()
+            spent.append(time.perf_counter() - began)
+            if sum(spent) > LONG and len(spent) > 1:
+                break
+        return _whole(spent, places.shape[1]) / places.numel(), False
+
+    def _seconds_of(self, coalitions: Int[Tensor, "coalitions players"], rows: Tensor, alike: bool) -> tuple[float, bool]:
+        """Seconds of one of these trainings, and whether they are trained one by one."""
+
+        def spent(number: int) -> float:
+            began = time.perf_counter()
+            for _ in self._probs(coalitions[:number], rows, alike):
+                pass
+            return time.perf_counter() - began
+
+        # The last is one of the larger ones where they grow.
+        coalitions = coalitions.flip(0)
+        one = spent(1)
+        if one < SHORT:
+            one = spent(1)
+        alone = type(self._learner).train_many is AbstractLearner.train_many
+        number = min(len(coalitions), max(1, int(LONG / one)))
+        if number == 1:
+            return one, alone
+        # From the small to the large ones, so that their mean is that of all.
+        coalitions = coalitions[torch.linspace(0, len(coalitions) - 1, number).round().long()]
+        return spent(number) / number, alone
+
+
+def _whole(spent: Sequence[float], number: int) -> float:
+    """Seconds of so many steps of which the first were measured, by a line through these: the sizes grow, and with them what a step takes."""
+    if len(spent) >= number:
+        return sum(spent)
+    slope, height = np.polyfit(np.arange(len(spent)), spent, 1)
+    later = height + slope * np.arange(len(spent), number)
+    return sum(spent) + float(np.maximum(later, np.mean(spent)).sum())
+
+
+@checked_arguments
+def estimate_games(
+    run: str | Path | Run,
+    methods: Sequence[str | AbstractMethod] | str | AbstractMethod,
+    *,
+    loop: Loop | None = None,
+    targets: Mapping[str, Given] | Sequence[str] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+) -> list[Cost]:
+    """What methods cost that train a learner on parts of the examples: shapley, banzhaf, data_oob and their like.
+
+        costs = assay.estimate_games("runs/digits", "shapley:learner=logistic,permutations=50")
+
+    Trainings are counted by playing the game without training, up to its last draw: options that stop it earlier (`error`, `truncate`) are left out, so that it
+    takes at most as many. A few are measured, many side by side or along growing parts of the examples where the learner can, as in the game.
+
+    Args:
+        run: The run.
+        methods: One or several that train a learner.
+        loop, targets, inputs: As `score` takes them.
+
+    Raises:
+        UsageError: A method trains no learner.
+        AssayError: As `score`.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    listed = [methods] if isinstance(methods, (str, AbstractMethod)) else list(methods)
+    return [_cost(run, parse(one), loop, targets, inputs) for one in listed]
+
+
+def _cost(
+    run: Run,
+    method: AbstractMethod,
+    loop: Loop | None,
+    targets: Mapping[str, Given] | Sequence[str] | None,
+    inputs: Mapping[str, Any] | None,
+) -> Cost:
+    """What one method costs."""
+    if not plays(method):
+        raise UsageError(
+            f"{method.title} trains no learner on parts of the examples, so that there is nothing to count; give a method such as shapley."
+        )
+    made: list[CountedGame] = []
+
+    def counted(ids, rows, labels, classes, learner, valuation=None) -> CountedGame:
+        made.append(CountedGame(ids, rows, labels, classes, parse_learner(learner), valuation))
+        return made[-1]
+
+    stopping = {field.name: 0.0 for field in dataclasses.fields(method) if field.name in STOPPING}
+    request = Request(strict=True, loop=loop, targets=targets, inputs=inputs, execution=GamesBy(maker=counted))
+    served(run, [dataclasses.replace(method, **stopping)], request, joined=False)
+    trainings = sum(one.asked for one in made)
+    measured = [(one.asked, *one.seconds()) for one in made]
+    seconds = sum(asked * took for asked, took, _ in measured) / max(1, trainings)
+    apart = all(alone for *_, alone in measured)
+    return Cost(method.title, trainings, 1, seconds, sum(one.bytes for one in made), torch.get_num_threads(), apart)

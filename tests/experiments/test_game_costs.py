@@ -1,0 +1,105 @@
+"""What games will cost: the trainings that are counted without training are those of the game itself; seconds only by what they are multiplied with."""
+
+import pytest
+import torch
+
+import assay
+from assay.core.errors import UsageError
+from assay.experiments import game_costs
+from assay.experiments.game_costs import CountedGame, _whole, estimate_games
+from assay.experiments.games import GamesBy, game_of
+from assay.experiments.request import Request
+from assay.experiments.score import served
+from assay.runs.coalitions import record_size
+from experiments.small import recorded
+
+EXACT = [
+    "data_oob:bags=5,learner=tree",
+    "data_oob:bags=40,learner=knn",
+    "banzhaf:subsets=40,learner=ridge",
+    "least_core:subsets=20,learner=ridge",
+    "learner_loo:learner=ridge",
+    "classwise_shapley:samples=2,learner=ridge",
+]
+"""Coalitions, each named once."""
+ORDERS = ["shapley:permutations=2,learner=ridge", "beta_shapley:permutations=3,learner=knn"]
+"""Orders, along which learners grow."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return recorded(tmp_path_factory.mktemp("costs") / "run", validation=0.8, record={"checkpoints": "last"})
+
+
+def played(run, spec):
+    """How many trainings the game itself takes."""
+    made = []
+
+    def kept(*given):
+        made.append(game_of(*given))
+        return made[-1]
+
+    served(run, [spec], Request(execution=GamesBy(maker=kept)), joined=False)
+    return sum(one.trained for one in made)
+
+
+@pytest.mark.parametrize("spec", EXACT)
+def test_trainings_are_those_of_the_game(spec, run):
+    (cost,) = estimate_games(run, spec)
+    assert (cost.what, cost.trainings, cost.steps) == (assay.parse(spec).title, played(run, spec), 1)
+    assert cost.seconds_per_step > 0 and cost.seconds() == cost.trainings * cost.seconds_per_step
+
+
+@pytest.mark.parametrize("spec", ORDERS)
+def test_orders_take_a_training_for_each_example(spec, run):
+    (cost,) = estimate_games(run, spec)
+    # The game values no examples at all besides.
+    assert played(run, spec) - 1 == cost.trainings == len(run.ids) * int(spec.partition("permutations=")[2][0])
+    assert cost.bytes == cost.trainings * record_size(1) and not cost.apart
+
+
+def test_options_that_stop_a_game_early_leave_it_at_most_as_long(run):
+    spec = "shapley:permutations=4,learner=tree,truncate=0.3"
+    (cost,) = estimate_games(run, spec)
+    assert cost.what == assay.parse(spec).title and played(run, spec) < cost.trainings == 4 * len(run.ids)
+    assert cost.apart and cost.seconds(2) == pytest.approx(cost.seconds() / 2, rel=0.01)
+
+
+def test_values_on_disk_take_the_bytes_that_were_said(run, tmp_path):
+    spec = "banzhaf:subsets=6,learner=ridge"
+    (cost,) = estimate_games(run, spec)
+    assay.score(run, spec, save=True)
+    assert sum(path.stat().st_size for path in (run.folder / "games").rglob("*") if path.is_file()) == cost.bytes
+
+
+def test_a_line_through_the_first_steps_says_what_the_rest_take():
+    assert _whole([1.0, 2.0, 3.0], 3) == 6
+    assert _whole([1.0, 2.0, 3.0], 6) == pytest.approx(21)
+    # What becomes faster by chance is not taken for less than its mean.
+    assert _whole([3.0, 1.0], 4) == 8
+
+
+def test_games_longer_than_a_few_seconds_are_measured_in_part(run, monkeypatch):
+    monkeypatch.setattr(game_costs, "LONG", 0.0)
+    (orders,) = estimate_games(run, "shapley:permutations=2,learner=ridge")
+    (coalitions,) = estimate_games(run, "banzhaf:subsets=20,learner=ridge")
+    assert orders.seconds_per_step > 0 and coalitions.seconds_per_step > 0
+
+
+def test_nothing_is_trained_while_it_is_counted(run):
+    made = []
+
+    def kept(*given):
+        ids, rows, labels, classes, learner, valuation = given
+        made.append(CountedGame(ids, rows, labels, classes, assay.learners.parse(learner), valuation))
+        return made[-1]
+
+    ((_, scores),) = served(run, ["banzhaf:subsets=20,learner=ridge"], Request(execution=GamesBy(maker=kept)), joined=False)[
+        0
+    ].items()
+    assert made[0].trained == 0 and torch.equal(scores.values, torch.zeros(len(run.ids), dtype=torch.float64))
+
+
+def test_what_trains_no_learner_is_refused(run):
+    with pytest.raises(UsageError, match="aum trains no learner on parts of the examples"):
+        estimate_games(run, ["data_oob:bags=2", "aum"])
