@@ -523,5 +523,5 @@ def test_a_table_that_cleanlab_made_drops_its_issues(tmp_path):
         (made.actions == Action.DROP).sum()
     ) >= 6
     issues.assign(id=range(120), given_label=truth).to_csv(tmp_path / "issues.csv")
-    with pytest.raises(Mismatch, match="given_label '.' is not the recorded class"):
+    with pytest.raises(Mismatch, match=r"given_label '.' is not the recorded class"):
         import_decision(tmp_path / "run", tmp_path / "issues.csv", "cleanlab")

@@ -10,6 +10,8 @@ from assay.experiments.game_costs import CountedGame, _whole, estimate_games
 from assay.experiments.games import GamesBy, game_of
 from assay.experiments.request import Request
 from assay.experiments.score import served
+from assay.learners import parse as parse_learner
+from assay.methods import parse
 from assay.runs.coalitions import record_size
 from experiments.small import recorded
 
@@ -46,7 +48,7 @@ def played(run, spec):
 @pytest.mark.parametrize("spec", EXACT)
 def test_trainings_are_those_of_the_game(spec, run):
     (cost,) = estimate_games(run, spec)
-    assert (cost.what, cost.trainings, cost.steps) == (assay.parse(spec).title, played(run, spec), 1)
+    assert (cost.what, cost.trainings, cost.steps) == (parse(spec).title, played(run, spec), 1)
     assert cost.seconds_per_step > 0 and cost.seconds() == cost.trainings * cost.seconds_per_step
 
 
@@ -61,7 +63,7 @@ def test_orders_take_a_training_for_each_example(spec, run):
 def test_options_that_stop_a_game_early_leave_it_at_most_as_long(run):
     spec = "shapley:permutations=4,learner=tree,truncate=0.3"
     (cost,) = estimate_games(run, spec)
-    assert cost.what == assay.parse(spec).title and played(run, spec) < cost.trainings == 4 * len(run.ids)
+    assert cost.what == parse(spec).title and played(run, spec) < cost.trainings == 4 * len(run.ids)
     assert cost.apart and cost.seconds(2) == pytest.approx(cost.seconds() / 2, rel=0.01)
 
 
@@ -91,7 +93,7 @@ def test_nothing_is_trained_while_it_is_counted(run):
 
     def kept(*given):
         ids, rows, labels, classes, learner, valuation = given
-        made.append(CountedGame(ids, rows, labels, classes, assay.learners.parse(learner), valuation))
+        made.append(CountedGame(ids, rows, labels, classes, parse_learner(learner), valuation))
         return made[-1]
 
     ((_, scores),) = served(run, ["banzhaf:subsets=20,learner=ridge"], Request(execution=GamesBy(maker=kept)), joined=False)[

@@ -3,8 +3,10 @@
 import itertools
 import math
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from assay.maths import greedy, similarities
 from assay.maths.example_vectors import DenseVectors
@@ -147,3 +149,41 @@ def test_a_gain_that_is_no_number_is_refused():
 
     with pytest.raises(ValueError, match="not finite"):
         maximise(Broken(Similarity(DenseVectors(rows(6)))), 2)
+
+
+@hypothesis.given(st.integers(0, 10**6), st.integers(2, 60), st.integers(1, 4), st.sampled_from(["cosine", "euclidean"]))
+def test_what_a_step_took_from_all_gains_is_their_difference(seed, n, dims, kind):
+    draw = torch.Generator().manual_seed(seed)
+    # Whole numbers, among which many are alike.
+    made = torch.randint(-2, 3, (n, dims), generator=draw).double()
+    objective = FacilityLocation(Similarity(DenseVectors(made), kind))
+    everyone = torch.arange(n)
+    for element in torch.randperm(n, generator=draw)[:10].tolist():
+        before = objective.gains(everyone)
+        objective.take(element)
+        assert torch.allclose(objective.lost(n), before - objective.gains(everyone), atol=1e-9)
+        risen = int((objective.lost(n) > 0).any())
+        assert objective.lost(0) is None or not risen
+
+
+def test_once_gains_are_told_hardly_any_are_looked_at(held):
+    class Counted(FacilityLocation):
+        looked, told = 0, 0
+
+        def gains(self, candidates):
+            self.looked += len(candidates)
+            return super().gains(candidates)
+
+        def lost(self, most):
+            found = super().lost(most)
+            self.told += found is not None
+            return found
+
+    class Untold(Counted):
+        def lost(self, most):
+            return None
+
+    made = rows(400, 16).float()
+    told, untold = (kind(Similarity(DenseVectors(made))) for kind in (Counted, Untold))
+    orders = [maximise(one, 200)[0] for one in (told, untold)]
+    assert torch.equal(*orders) and told.told > 150 and told.looked < untold.looked / 3

@@ -39,6 +39,10 @@ class Objective(Protocol):
         """Add an element to the set."""
         ...
 
+    def lost(self, most: int) -> Float64[Tensor, " elements"] | None:
+        """By how much the element taken last made the gain of each element smaller; None where that costs more than looking at `most` elements, or cannot be told."""
+        ...
+
 
 def maximise(
     objective: Objective, count: int, how: Greedy = "lazy", sample: Sample | None = None
@@ -46,7 +50,8 @@ def maximise(
     """Take elements one after another.
 
     `naive` looks at every element before each step. `lazy` looks again at those only whose last known gain is at least the best gain seen, and takes
-    the same elements, where gains never grow (Minoux 1978). `approximate` takes the first, in the order of their last known gains, that still adds
+    the same elements, where gains never grow (Minoux 1978); once it is cheaper to tell what a step took from the gains of all, that is taken off them, so that
+    few or none are looked at. `approximate` takes the first, in the order of their last known gains, that still adds
     `ACCEPTED` of that: each step adds at least that part of what the best would. `stochastic` looks at a `sample` only; with s of n elements in each
     sample it reaches 1 - 1/e - exp(-s k / n) in expectation (Mirzasoleiman et al. 2015).
 
@@ -78,26 +83,37 @@ def maximise(
             order[step:] = search.left.nonzero().flatten()[: count - step]
             break
         order[step], added[step] = place, search.bounds[place]
-        search.left[place] = False
-        objective.take(place)
+        search.take(place, how == "lazy")
     return order, added
 
 
 class _Search:
-    """What is known of each element's gain: what it was when it was last looked at."""
+    """What is known of each element's gain: what it was when it was last looked at, less what is known to be lost since. Exact where no loss since is unknown."""
 
     def __init__(self, objective: Objective):
         self.objective = objective
         self.bounds = torch.full((len(objective),), torch.inf, dtype=torch.float64)
         self.left = torch.ones(len(objective), dtype=torch.bool)
-        self._enough = FIRST
+        self._exact = torch.zeros(len(objective), dtype=torch.bool)
+        self._enough, self._seen = FIRST, 0
 
     def _look(self, candidates: Tensor) -> Tensor:
         gains = self.objective.gains(candidates)
         if not bool(gains.isfinite().all()):
             raise ValueError("A gain is not finite; rows must be finite, and not so large that their squares overflow.")
         self.bounds[candidates] = gains
+        self._exact[candidates] = True
         return gains
+
+    def take(self, place: int, telling: bool) -> None:
+        """Take an element; with `telling`, the gains follow where that costs no more than looking at as many elements as the last step needed that knew none."""
+        self.left[place] = False
+        self.objective.take(place)
+        lost = self.objective.lost(self._seen) if telling else None
+        if lost is None:
+            self._exact.zero_()
+        else:
+            self.bounds -= lost
 
     def best_of(self, candidates: Tensor) -> int:
         """The first of those among these that add most."""
@@ -108,8 +124,10 @@ class _Search:
         """The first of those among all that add most."""
         if everyone:
             return self.best_of(self.left.nonzero().flatten())
-        slack, best, seen = self.objective.slack, -torch.inf, 0
-        fresh = ~self.left
+        known = self._exact & self.left
+        best = float(self.bounds[known].max()) if bool(known.any()) else -torch.inf
+        slack, seen, nothing_known = self.objective.slack, 0, best == -torch.inf
+        fresh = ~self.left | known
         size = self._enough
         while True:
             open_ = self.bounds.masked_fill(fresh, -torch.inf)
@@ -121,10 +139,13 @@ class _Search:
             among = unseen if len(unseen) else open_.topk(min(size, stale, int((~fresh).sum()))).indices.sort().values
             best = max(best, float(self._look(among).max()))
             fresh[among] = True
-            seen += len(among)
+            # The first look at all is needed in any case.
+            seen += 0 if len(unseen) else len(among)
             size = min(MOST, 2 * size)
         # About as many as this step needed are looked at first in the next.
         self._enough = max(FIRST, min(MOST, seen // 2))
+        if nothing_known:
+            self._seen = seen
         return int(((self.bounds >= best - slack) & self.left).nonzero()[0, 0])
 
     def nearly_best(self) -> int:

@@ -22,6 +22,7 @@ class FacilityLocation:
         self.nearest = torch.full((len(similarity),), -1, dtype=torch.int64)
         """Which of the examples taken each is most like; of equally like ones, that taken first. Those taken are most like themselves."""
         self._any, self._seen = False, NOTHING
+        self._risen = NOTHING[0], NOTHING[1], NOTHING[1]
 
     def __len__(self) -> int:
         return len(self.similarity)
@@ -50,9 +51,25 @@ class FacilityLocation:
         # Whatever is as unlike the first as can be stands with it all the same.
         self.nearest[(more > 0) | (self.nearest < 0)] = element
         self.nearest[element] = element
+        risen = more.nonzero().flatten()
+        before = self.covered[risen]
         self.covered += more
+        self._risen = risen, before, self.covered[risen]
         self._any = True
         self._seen = NOTHING
+
+    def lost(self, most: int) -> Float64[Tensor, " examples"] | None:
+        r"""$\sum_i \min(\max(0, s_{ij} - c_i), c'_i - c_i)$ over the examples i for which the last one taken stands better, c' in the place of c."""
+        risen, before, after = self._risen
+        if len(risen) > most:
+            return None
+        lost = torch.zeros(len(self), dtype=torch.float64)
+        for part in torch.arange(len(risen)).split(TILE):
+            rows = self.similarity.rows(risen[part])
+            low, high = (one[part].to(rows.dtype)[:, None] for one in (before, after))
+            fell = torch.minimum(rows.sub_(low).clamp_(min=0), high - low, out=rows)
+            lost += fell.sum(0)
+        return lost
 
 
 def _sums(rows: Tensor) -> Tensor:
@@ -83,6 +100,9 @@ class GraphCut:
     def take(self, element: int) -> None:
         """Let those that are like the example add less."""
         self._gains -= 2 * self.similarity.rows(torch.tensor([element]))[0].to(torch.float64)
+
+    def lost(self, most: int) -> None:
+        """Not told: gains cost nothing."""
 
 
 class LogDeterminant:
@@ -130,3 +150,6 @@ class LogDeterminant:
         self._factor[taken, :taken] = explained[:, 0]
         self._factor[taken, taken] = left[0].sqrt()
         self._taken.append(element)
+
+    def lost(self, most: int) -> None:
+        """Not told: it would cost as much as all gains."""
