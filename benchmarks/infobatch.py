@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--task", choices=tuple(TASKS), default="digits")
     parser.add_argument("--subset", type=float, help="a fraction of the examples, drawn at random; all by default")
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--lr", type=float, help="the largest rate; that of the task by default")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--select", default="infobatch", help="the live selector, with its options")
     parser.add_argument("--workers", type=int, default=1)
@@ -44,10 +45,11 @@ def main() -> None:
     task = TASKS[given.task]
     data = {**task["data"], **({"path": given.data_path} if given.data_path else {})}
     epochs = given.epochs or task["recipe"]["epochs"]
+    recipe = {**task["recipe"], **({} if given.lr is None else {"lr": given.lr})}
 
     def planned(epochs: int) -> Plan:
         subset = {} if given.subset is None else {"subset": given.subset}
-        return Plan.make({"data": data, "net": task["net"], "recipe": {**task["recipe"], "epochs": epochs}, **subset})
+        return Plan.make({"data": data, "net": task["net"], "recipe": {**recipe, "epochs": epochs}, **subset})
 
     plan = planned(epochs)
     loaded, selector, folder = load_data(plan), parse_live(given.select), Path(given.out)
@@ -76,6 +78,7 @@ def main() -> None:
         "select": given.select,
         "examples": len(loaded.train),
         "epochs": epochs,
+        "lr": recipe["lr"],
         "seeds": list(seeds),
         "steps saved, %": {"mean": sum(saved) / len(saved), "interval": student_interval(saved)},
         "accuracy, %": {
@@ -93,7 +96,7 @@ def main() -> None:
             for (one, other), found, p in zip(pairs, compared, holm([found.p for found in compared]), strict=True)
         },
     }
-    report(f"infobatch-{given.task}", figures, given.out)
+    report(f"infobatch-{given.task}" + ("" if given.lr is None else f"-lr{given.lr:g}"), figures, given.out)
 
 
 if __name__ == "__main__":

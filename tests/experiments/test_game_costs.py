@@ -6,7 +6,7 @@ import torch
 import assay
 from assay.core.errors import UsageError
 from assay.experiments import game_costs
-from assay.experiments.game_costs import CountedGame, _whole, estimate_games
+from assay.experiments.game_costs import CountedGame, _grown, estimate_games
 from assay.experiments.games import GamesBy, game_of
 from assay.experiments.request import Request
 from assay.experiments.score import served
@@ -74,11 +74,28 @@ def test_values_on_disk_take_the_bytes_that_were_said(run, tmp_path):
     assert sum(path.stat().st_size for path in (run.folder / "games").rglob("*") if path.is_file()) == cost.bytes
 
 
-def test_a_line_through_the_first_steps_says_what_the_rest_take():
-    assert _whole([1.0, 2.0, 3.0], 3) == 6
-    assert _whole([1.0, 2.0, 3.0], 6) == pytest.approx(21)
-    # What becomes faster by chance is not taken for less than its mean.
-    assert _whole([3.0, 1.0], 4) == 8
+class Slow:
+    """Grows in a time that is its size, by a clock of its own."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.size = 0.0, 0
+        monkeypatch.setattr(game_costs.time, "perf_counter", lambda: self.now)
+
+    def add(self, places):
+        self.size += 1
+
+    def predict_probs(self):
+        self.now += self.size
+
+
+def test_what_grows_is_measured_at_a_few_sizes(monkeypatch):
+    monkeypatch.setattr(game_costs, "LONG", 1000.0)
+    # At 10, 30, 50, 70 and 90 of 100 examples, each once more with one more.
+    assert _grown(Slow(monkeypatch), torch.zeros(3, 100, dtype=torch.int64)) == 51
+    monkeypatch.setattr(game_costs, "LONG", 70.0)
+    assert _grown(Slow(monkeypatch), torch.zeros(3, 100, dtype=torch.int64)) == pytest.approx((11 + 4 * 31) / 5)
+    monkeypatch.setattr(game_costs, "LONG", -1.0)
+    assert _grown(Slow(monkeypatch), torch.zeros(3, 100, dtype=torch.int64)) == 2
 
 
 def test_games_longer_than_a_few_seconds_are_measured_in_part(run, monkeypatch):

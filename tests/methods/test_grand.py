@@ -1,6 +1,11 @@
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
+import assay
 from assay.core.errors import MissingEvidence
 from methods.loops import EXAMPLES, World, inner
 
@@ -30,6 +35,31 @@ def test_the_head_has_a_closed_form(tmp_path):
     errors = (hidden @ params["out.weight"].T + params["out.bias"]).softmax(-1) - torch.nn.functional.one_hot(world.labels, 3)
     expected = errors.norm(dim=1) * (1 + hidden.square().sum(1)).sqrt()
     torch.testing.assert_close(world.score("grand:layers=head")["grand:layers=head"].values, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_head_equals_the_golden_values(tmp_path):
+    with np.load(Path(__file__).parent.parent / "golden" / "dynamics_features.npz") as archive:
+        features, logits, labels, expected = (
+            torch.from_numpy(archive[name]) for name in ("features", "grand_logits", "labels", "grand_last_layer")
+        )
+    # What the last layer reads matters by its length alone: vectors as long as the features, from which a fixed layer makes these logits.
+    scaled = logits.double() / 1000
+    left = (features.double().square().sum(1) - scaled.square().sum(1)).sqrt()
+    rows, head = torch.cat([scaled, left[:, None]], 1), torch.nn.Linear(11, 10, dtype=torch.float64)
+    with torch.no_grad():
+        head.weight.copy_(1000 * torch.eye(10, 11)), head.bias.zero_()
+    model = torch.nn.Sequential(torch.nn.Identity(), head)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    loader = DataLoader(TensorDataset(rows, labels.long()), 100, shuffle=True, generator=torch.Generator().manual_seed(0))
+    with assay.record(tmp_path / "run", model, optimizer, loader) as recorder:
+        for inputs, given in recorder.epoch():
+            out = model(inputs)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(out, given).backward()
+            optimizer.step()
+            recorder.batch(out, given)
+    made = assay.score(tmp_path / "run", "grand:layers=head", loop=assay.Loop(model, optimizer, loader))["grand:layers=head"]
+    torch.testing.assert_close(made.values, expected, rtol=1e-9, atol=1e-10)
 
 
 def test_an_epoch_that_was_not_kept_is_refused(tmp_path):

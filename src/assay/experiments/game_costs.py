@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from ..core.arguments import checked_arguments
 from ..core.errors import UsageError
 from ..core.game_method import BLOCK
-from ..core.learner import AbstractLearner
+from ..core.learner import AbstractLearner, Growing
 from ..core.method import AbstractMethod
 from ..learners import parse as parse_learner
 from ..methods import parse
@@ -30,6 +29,8 @@ from .score import served
 
 SHORT = 1.0
 """Seconds of a first training below which it is measured again, without what was set up in it."""
+POINTS = 5
+"""Sizes at which a learner that grows along orders is measured."""
 STOPPING = ("error", "truncate")
 """Options that end a game early, by values that are not known before."""
 
@@ -91,15 +92,7 @@ class CountedGame(RetrainingGame):
             for row, size in zip(coalitions, sizes.tolist(), strict=True):
                 row[places[0, :size]] = 1
             return self._seconds_of(coalitions, rows, False)
-        spent: list[float] = []
-        for joined in places.T:
-            began = time.perf_counter()
-            growing.add(joined)
-            growing.predict_probs()
-            spent.append(time.perf_counter() - began)
-            if sum(spent) > LONG and len(spent) > 1:
-                break
-        return _whole(spent, places.shape[1]) / places.numel(), False
+        return _grown(growing, places) / len(places), False
 
     def _seconds_of(self, coalitions: Int[Tensor, "coalitions players"], rows: Tensor, alike: bool) -> tuple[float, bool]:
         """Seconds of one of these trainings, and whether they are trained one by one."""
@@ -124,13 +117,25 @@ class CountedGame(RetrainingGame):
         return spent(number) / number, alone
 
 
-def _whole(spent: Sequence[float], number: int) -> float:
-    """Seconds of so many steps of which the first were measured, by a line through these: the sizes grow, and with them what a step takes."""
-    if len(spent) >= number:
-        return sum(spent)
-    slope, height = np.polyfit(np.arange(len(spent)), spent, 1)
-    later = height + slope * np.arange(len(spent), number)
-    return sum(spent) + float(np.maximum(later, np.mean(spent)).sum())
+def _grown(growing: Growing, places: Int[Tensor, "orders players"]) -> float:
+    """Seconds in which all of these orders grow by one example: the mean of what it takes at a few sizes, up to that which is reached in time."""
+    sizes = {round((number + 0.5) / POINTS * places.shape[1]) for number in range(POINTS)}
+    began, settled, spent = time.perf_counter(), False, list[float]()
+    for size, joined in enumerate(places.T):
+        before = time.perf_counter()
+        growing.add(joined)
+        if settled:
+            growing.predict_probs()
+            spent.append(time.perf_counter() - before)
+            settled = False
+        elif size + 1 in sizes or time.perf_counter() - began > LONG:
+            # In the game each was trained with an example less just before.
+            growing.predict_probs()
+            settled = True
+        if spent and time.perf_counter() - began > LONG:
+            break
+    # The sizes that were not reached take as long at least as the last one that was.
+    return sum(spent + spent[-1:] * (POINTS - len(spent))) / max(POINTS, len(spent))
 
 
 @checked_arguments
