@@ -1,3 +1,4 @@
+import os
 import sys
 
 import pytest
@@ -15,6 +16,8 @@ def nursery():
 @pytest.fixture(autouse=True)
 def forgotten_by_accelerate():
     yield
+    # Trainers of transformers 4 tell each other by it.
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
     if "accelerate.state" in sys.modules:
         # A training that ends in the middle of an epoch leaves its loader to the next one in the process.
         from accelerate.state import AcceleratorState, GradientState

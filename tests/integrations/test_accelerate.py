@@ -96,6 +96,18 @@ def test_workers_and_bf16_give_the_facts_and_weights_of_a_plain_loop(tmp_path, s
         # A prepared model computes in bf16 inside its forward, so also the losses in eval mode that a run keeps to check loops by.
         apart = {name for name, value in one.shard.sums.items() if twin.shard.sums[name] != value}
         assert all(name.startswith("content") for name in apart) and ("mixed" in settings or not apart)
+        assert one.autocast == twin.autocast == ({"cpu": "bfloat16"} if "mixed" in settings else None)
+
+
+def test_a_model_that_is_no_longer_prepared_for_bf16_is_told_so(tmp_path):
+    trained(tmp_path / "run", "after", mixed="bf16", checkpoints="every")
+    model, loader = net(), loader_of()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    words = r"computed in bfloat16 under torch\.autocast, and here it does not; set the same in its forward"
+    with pytest.raises(Mismatch, match=words):
+        assay.score(
+            tmp_path / "run", "grand", strict=True, loop=assay.Loop(model, optimizer, loader, begin_epoch=loader.set_epoch)
+        )
 
 
 def test_without_a_seed_training_ends_as_if_nobody_recorded(tmp_path):

@@ -47,6 +47,35 @@ def test_outside_of_the_model_it_does_not_count(tmp_path):
     assert assay.Run(tmp_path).autocast(0) == {}
 
 
+class Halved(torch.nn.Module):
+    """Computes in bfloat16 inside its forward, and in float32 in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(3, 3)
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.training):
+            return self.inner(x).float()
+
+
+def test_what_the_forward_sets_is_noted_and_no_hook_stays(tmp_path):
+    net = Halved()
+    optimizer, loader = torch.optim.SGD(net.parameters(), lr=0.1), kept_runs.parts()[2]
+    hooks = []
+    with assay.record(tmp_path, net, optimizer, loader, seed=0) as recorder:
+        for x, y in recorder.epoch():
+            net.eval()(x), net.train()
+            logits = net(x)
+            hooks.append(len(net.inner._forward_pre_hooks))
+            optimizer.zero_grad()
+            F.cross_entropy(logits, y).backward()
+            optimizer.step()
+            recorder.batch(logits, y)
+    assert assay.Run(tmp_path).autocast(0) == {"cpu": "bfloat16"} and hooks == [0, 0, 0]
+    assert not net._forward_pre_hooks and not net._forward_hooks
+
+
 def test_an_epoch_that_was_left_leaves_no_hook(tmp_path):
     net, optimizer, loader = kept_runs.parts()
     with (

@@ -303,10 +303,14 @@ class Agreement:
             if self._unknown:
                 same = f"though the rest of the examples is the same. {self._only_types()}"
             when = "before training" if kept.epoch < 0 else f"of epoch {kept.epoch}"
+            kinds = run.autocast(kept.epoch) if kept.epoch >= 0 else {}
+            cure = "Give the model's code, losses= and forward= as they were at recording."
+            if kinds and not halves.met:
+                kind = " and ".join(sorted(set(kinds.values())))
+                cure = f"The recorded model computed in {kind} under torch.autocast, and here it does not; set the same in its forward, or record in float32."
             raise Mismatch(
                 f"{run.folder}: with the kept model {when} the losses of ids {listed(names, len(names))} are not those that were recorded (id "
-                f"{names.values[0]}: {float(recorded[at]):.6g} was recorded, {float(now[at]):.6g} is given), {same}. "
-                "Give the model's code, losses= and forward= as they were at recording."
+                f"{names.values[0]}: {float(recorded[at]):.6g} was recorded, {float(now[at]):.6g} is given), {same}. {cure}"
             )
 
     def _hold_still(self, first: Tensor, second: Tensor, close: float, positions: Tensor, epoch: int) -> None:
