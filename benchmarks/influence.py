@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import assay
 
 DAMPING, DECAY, RATE, BATCH, EPOCHS = 1e-2, 1e-3, 0.1, 64, 20
-LIMIT = 300
+LIMIT = 120
 """Seconds after which a method is given up."""
 LONG = 30
 """Seconds of a call above which it is not repeated."""

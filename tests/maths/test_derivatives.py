@@ -80,6 +80,24 @@ class Sequences(nn.Module):
         return self.last(input=x.mean(1))
 
 
+class Attends(nn.Module):
+    """Self-attention of torch's own layer over places of which the last is padded for some examples; or attention to other places."""
+
+    def __init__(self, *, first=True, other=False, **settings):
+        super().__init__()
+        self.first, self.other, self.into, self.out = first, other, nn.Linear(4, 6), nn.Linear(6, CLASSES)
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=first, **settings)
+
+    def forward(self, x):
+        x = self.into(x).tanh()
+        last = torch.arange(x.shape[1]) == x.shape[1] - 1
+        padded = last & (x[:, -1:, 0] > 0)
+        q = x if self.first else x.transpose(0, 1)
+        k = q[..., : self.attention.kdim] * 2 if self.other else q
+        mixed, _ = self.attention(q, k, k, key_padding_mask=padded)
+        return self.out((x + (mixed if self.first else mixed.transpose(0, 1))).mean(1))
+
+
 def conv(*layers):
     return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(CLASSES))
 
@@ -116,6 +134,19 @@ MODULES = {
     "tokens": (Tokens, "tokens"),
     "tied": (Tied, "tokens"),
     "places first": (lambda: Sequences(True), (5, 4)),
+    "attention": (Attends, (3, 4)),
+    "attention without biases": (lambda: Attends(bias=False), (3, 4)),
+    "attention, places first": (lambda: Attends(first=False), (3, 4)),
+    "attention, places first, as many as examples": (lambda: Attends(first=False), (5, 4)),
+    "attention to others": (lambda: Attends(other=True), (3, 4)),
+    "attention with a bias of keys": (lambda: Attends(add_bias_kv=True), (3, 4)),
+    "attention by three matrices": (lambda: Attends(kdim=5, vdim=5, other=True), (3, 4)),
+    "encoder layer": (
+        lambda: nn.Sequential(
+            nn.Linear(4, 4), nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True), Mean3(), nn.Linear(4, CLASSES)
+        ),
+        (3, 4),
+    ),
     "flattened": (lambda: Sequences(False), (5, 4)),
 }
 BY_CHUNKS = {
@@ -124,8 +155,16 @@ BY_CHUNKS = {
     "places first": {f"{layer}.{name}" for layer in ("one", "two", "last") for name in ("weight", "bias")},
     "flattened": {f"{layer}.{name}" for layer in ("one", "two", "last") for name in ("weight", "bias")},
     "shared": {"scale", "twice.weight", "twice.bias", "one.weight"},
+    "attention to others": {"attention.in_proj_weight", "attention.in_proj_bias"},
+    "attention with a bias of keys": {"attention.bias_k", "attention.bias_v"},
+    "attention by three matrices": {
+        f"attention.{name}"
+        for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
+    },
 }
 """What has no rule; everything else must have one."""
+FUSED = ("attention", "encoder layer")
+"""What torch computes in eval mode by one operation without a forward derivative."""
 
 
 class Mean3(nn.Module):
@@ -178,7 +217,7 @@ def test_grad_dots_are_inner_products_with_each_gradient(name):
     found = directional(batch_losses(module, inputs, targets), params, direction)
     torch.testing.assert_close(found.grad_dots, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(found.losses, loss(module(inputs), targets).detach(), rtol=0, atol=1e-14)
-    assert found.way == "forward" and not found.grad_dots.requires_grad
+    assert found.way == ("double backward" if name in FUSED else "forward") and not found.grad_dots.requires_grad
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 4_000, 2**24])

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
+from .attention_linears import INSIDE
 from .derivatives import CHUNK_BYTES, Losses, check_independent_examples
 from .differentiable import written_out
 from .layer_rules import RULES, Probe, Probes
@@ -205,6 +206,11 @@ def _check(probes: Sequence["_PairProbe"], exact: Params, factors: Tensor) -> No
 
 
 def _why(module: nn.Module, name: str, calls: dict[str, int]) -> str:
+    if calls.get(name) == 0 and any(name.endswith(inside) for pair in INSIDE.items() for inside in pair):
+        return _sentence(
+            name,
+            "is in attention of which query, key and value are not one tensor of (batch, places, features), or which was not called",
+        )
     if name in calls:
         return _sentence(name, f"is in a layer that is called {calls[name]} times in one pass, or is given its input by name")
     owners = [
@@ -214,7 +220,7 @@ def _why(module: nn.Module, name: str, calls: dict[str, int]) -> str:
         return _sentence(name, "belongs to several layers")
     kinds = ", ".join(kind.__name__ for kind in RULES)
     what = type(owners[0]).__name__ if owners else "no layer"
-    return _sentence(name, f"is in {what}, and only plain {kinds} layers are known")
+    return _sentence(name, f"is in {what}, and only plain {kinds} layers and self-attention by MultiheadAttention are known")
 
 
 def _parameter(module: nn.Module, name: str) -> Any:

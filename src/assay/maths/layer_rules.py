@@ -1,5 +1,6 @@
 """Inner products with a direction and squared norms of each example's gradient from one pass, by rules for layers."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.grad import conv1d_weight, conv2d_weight
 
+from .attention_linears import INSIDE, linears_in, shown
 from .derivatives import CHUNK_BYTES, Loss, buffers_of, called_with, check_independent_examples, detached, example_gradients
 from .differentiable import written_out
 from .params import Params
@@ -71,8 +73,8 @@ def example_products(
     """Squared norm of each example's gradient, and its inner product with a direction, by parameter.
 
     For a layer that is linear in its parameters the gradient is a sum over places of (output gradient) x (input), so both follow
-    from these without the weights' gradients of the batch. Linear, Conv1d, Conv2d, Embedding, LayerNorm, GroupNorm and BatchNorm
-    (eval) have such a rule; parameters of other layers, shared ones, and those of layers that are called more than once are
+    from these without the weights' gradients of the batch. Linear, Conv1d, Conv2d, Embedding, LayerNorm, GroupNorm, BatchNorm
+    (eval) and the linear maps of self-attention have such a rule; parameters of other layers, shared ones, and those of layers that are called more than once are
     differentiated example by example, in chunks. So are all of them if the rules do not give the norm of the example with the largest
     one, which is differentiated by itself: a weight may also be used outside its layer.
 
@@ -233,14 +235,32 @@ class Probes:
             rule = RULES.get(type(layer))
             if wanted and rule is not None and rule.fits(layer):
                 self.probes.append(kind(layer, wanted, direction, chunk_bytes))
-        self._handles: list[Any] = []
+        self._hung = list(self.probes)
+        self._inside: dict[nn.Module, dict[str, tuple[nn.Linear, Probe]]] = {}
+        for prefix, layer in module.named_modules():
+            held = dict(layer.named_parameters())
+            for weight, stands in linears_in(layer).items():
+                full = {
+                    own: f"{prefix}.{name}" if prefix else name for own, name in (("weight", weight), ("bias", INSIDE[weight]))
+                }
+                wanted = {
+                    own: full[own]
+                    for own, name in (("weight", weight), ("bias", INSIDE[weight]))
+                    if name in held and full[own] in asked and places[id(held[name])] == 1
+                }
+                if wanted:
+                    self.probes.append(kind(stands, wanted, direction, chunk_bytes))
+                    self._inside.setdefault(layer, {})[weight] = stands, self.probes[-1]
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> None:
-        self._handles = [probe.layer.register_forward_hook(probe) for probe in self.probes]
+        for probe in self._hung:
+            self._open.callback(probe.layer.register_forward_hook(probe).remove)
+        if self._inside:
+            self._open.enter_context(shown(self._inside))
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._open.close()
 
     def once_each(self) -> list[Probe]:
         """Those whose layer was called exactly once, so that its gradient is one sum."""
