@@ -25,6 +25,8 @@ test-slow: .venv/installed-frameworks
 	$(BIN)/python -m pytest -m "" $(SHAPES) $(LAWS)
 
 test-older: .venv/installed-older
+	# That the older ones are the ones that are found.
+	PYTHONPATH=.venv/older $(BIN)/python -c "import transformers, lightning, skorch; print(found := [one.__version__ for one in (transformers, lightning, skorch)]); assert found == ['4.57.6', '2.5.6', '1.3.1']"
 	PYTHONPATH=.venv/older $(BIN)/python -m pytest -m "" $(TRAINERS)
 
 processors: .venv/installed-dev

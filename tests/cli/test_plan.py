@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from cli.shell import SMALL, here, sentence
@@ -45,3 +46,16 @@ def test_games_on_a_run_are_planned(own, capsys):
     assert code == 2 and "aum trains no learner" in sentence(err)
     code, _, err = here(capsys, "plan", own, "data_oob", "--detect", "1")
     assert code == 2 and "leave the methods out" in sentence(err)
+    code, _, err = here(capsys, "plan", own, "data_oob", "--seeds", "99", "--only-other-seeds")
+    assert code == 2 and "--seeds and --only-other-seeds are of whole trainings" in sentence(err)
+    code, _, err = here(capsys, "plan", own, "--inputs", "e=e.npy")
+    assert code == 2 and "--inputs is read by methods" in sentence(err)
+
+
+def test_games_by_rows_of_ones_own_are_planned(own, capsys, tmp_path):
+    np.save(tmp_path / "e.npy", np.random.default_rng(0).normal(size=(397, 3)))
+    flags = ("plan", own, "data_oob:bags=3,features=rows:e")
+    code, out, _ = here(capsys, *flags, "--inputs", f"e={tmp_path / 'e.npy'}", "--json")
+    assert code == 0 and json.loads(out)["tables"][0]["rows"][0][1] == 3
+    code, _, err = here(capsys, *flags)
+    assert code == 2 and "give --inputs e=FILE" in sentence(err)

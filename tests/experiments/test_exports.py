@@ -222,7 +222,7 @@ def test_labels_given_in_label_studio_come_back(run, aum, tmp_path):
         ('[{"id": 1, "text": "x", "class": "cat"}]', UsageError, "is no list of tasks"),
         ('[{"data": {"text": "x"}}]', UsageError, "a task without assay_id"),
         ('[{"data": {"assay_id": "zz"}}]', Mismatch, "'zz' is no id of"),
-        ('[{"data": {"assay_id": "d"}}, {"data": {"assay_id": "d"}}]', UsageError, "several rows of d"),
+        ('[{"data": {"assay_id": "d"}}, {"data": {"assay_id": "d"}}]', UsageError, "tells several times of d"),
         ("fox", UsageError, "id d was given 'fox', which is none of the classes"),
         ("cat+owl", UsageError, "several classes, cat, owl, in one answer"),
     ],
@@ -276,7 +276,7 @@ def test_a_table_edited_by_hand(run, tmp_path):
         ("f,weight,,,-1", UsageError, "weight '-1' is no number above 0"),
         ("f,weight,,,", UsageError, "weight None is no number above 0"),
         ("g,keep,,,", Mismatch, "'g' is no id of"),
-        ("d,keep,,,", UsageError, "several rows of d"),
+        ("d,keep,,,", UsageError, "tells several times of d"),
         ("", Mismatch, "has no row of 1 examples: f"),
     ],
 )
@@ -460,12 +460,44 @@ def test_issues_that_do_not_fit_are_refused(run, tmp_path, lines, kind, words):
         import_decision(run, path.with_suffix(".txt"), "cleanlab")
 
 
+@pytest.mark.parametrize(
+    ("given", "fits"),
+    [
+        (["1", "2", "3", "1"], True),
+        (["0", "1", "2", "0"], True),
+        (["0.0", "1.0", "2.0", "0.0"], True),
+        (["1", "2", "2", "0"], False),
+        (["1", "2", "", "1"], False),
+    ],
+)
+def test_given_labels_are_names_or_numbers_in_the_whole_table(tmp_path, given, fits):
+    recorder = assay.Recorder(tmp_path / "run", Ids(range(4)), class_names=("1", "2", "3"))
+    with recorder:
+        recorder.begin()
+        recorder.observe(torch.arange(4), 3 * torch.eye(3)[[0, 1, 2, 0]], torch.tensor([0, 1, 2, 0]))
+        recorder.commit()
+    path = tmp_path / "issues.csv"
+    path.write_text(
+        "id,is_label_issue,given_label\n" + "".join(f"{one},{float(one == 2)},{word}\n" for one, word in enumerate(given))
+    )
+    if fits:
+        assert (import_decision(tmp_path / "run", path, "cleanlab").actions == Action.DROP).tolist() == [
+            False,
+            False,
+            True,
+            False,
+        ]
+    else:
+        with pytest.raises(Mismatch, match=r"id [023]: given_label .* is not the recorded class"):
+            import_decision(tmp_path / "run", path, "cleanlab")
+
+
 def test_tags_and_classes_of_fiftyone_come_back(run, tmp_path):
     path = tmp_path / "reviewed.json"
     told = dict(zip(run.ids.values.tolist(), (run.class_names[one] for one in run.labels.tolist()), strict=True))
     first, second, third, *_ = told
     path.write_text(
-        json.dumps({"tags": {first: ["seen", "drop"], second: [], third: None}, "label": {**told, first: "cat", second: "owl"}})
+        json.dumps({"tags": {first: ["seen", "Drop"], second: [], third: None}, "label": {**told, first: "cat", second: "owl"}})
     )
     made = import_decision(run, path, "fiftyone")
     changed = told[second] != "owl"
@@ -481,10 +513,12 @@ def test_tags_and_classes_of_fiftyone_come_back(run, tmp_path):
         ("[]", UsageError, "is no table of values by id"),
         ("{}", UsageError, "is no table of values by id"),
         ('{"assay_aum": {"d": 1}}', UsageError, "is no table of values by id"),
-        ('{"tags": {"zz": []}}', Mismatch, "'zz' is no id of"),
+        ('{"tags": {"zz": []}}', Mismatch, "'zz' is no id of .* give the ids that the samples carry in the field assay_id"),
         ('{"tags": {"d": "drop"}}', UsageError, "id d: tags 'drop' is no list of tags"),
         ('{"label": {"d": 3}}', UsageError, "id d: label 3 is no name of a class"),
-        ('{"label": {"d": "fox"}}', UsageError, "id d: new_class 'fox' is none of"),
+        ('{"label": {"d": "fox"}, "tags": {"d": ["drop"]}}', UsageError, "id d: label 'fox' is none of"),
+        ('{"label": {"d": ""}}', UsageError, "id d: label '' is none of"),
+        ('{"tags": {"d": ["drop"], "d": []}}', UsageError, "tells several times of d; leave one"),
         ("{", UsageError, "is damaged or of another kind"),
     ],
 )

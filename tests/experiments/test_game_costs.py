@@ -122,3 +122,18 @@ def test_nothing_is_trained_while_it_is_counted(run):
 def test_what_trains_no_learner_is_refused(run):
     with pytest.raises(UsageError, match="aum trains no learner on parts of the examples"):
         estimate_games(run, ["data_oob:bags=2", "aum"])
+    with pytest.raises(UsageError, match="is made of other methods; name those that train a learner: data_oob:bags=2"):
+        estimate_games(run, "combine:methods=data_oob;bags=2+aum")
+
+
+def test_as_many_are_measured_together_as_the_game_trains_together(run, monkeypatch):
+    together = []
+    inner = CountedGame._probs
+
+    def seen(self, coalitions, rows, alike=False):
+        together.append(len(coalitions))
+        return inner(self, coalitions, rows, alike)
+
+    monkeypatch.setattr(CountedGame, "_probs", seen)
+    (cost,) = estimate_games(run, "shapley:permutations=2,learner=net:steps=2")
+    assert together[-5:] == [2] * 5 and not cost.apart

@@ -103,7 +103,7 @@ def test_a_model_that_is_no_longer_prepared_for_bf16_is_told_so(tmp_path):
     trained(tmp_path / "run", "after", mixed="bf16", checkpoints="every")
     model, loader = net(), loader_of()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
-    words = r"computed in bfloat16 under torch\.autocast, and here it does not; set the same in its forward"
+    words = r"computed in bfloat16 under torch\.autocast, and here it does not: where its forward set that"
     with pytest.raises(Mismatch, match=words):
         assay.score(
             tmp_path / "run", "grand", strict=True, loop=assay.Loop(model, optimizer, loader, begin_epoch=loader.set_epoch)

@@ -76,6 +76,37 @@ def test_what_the_forward_sets_is_noted_and_no_hook_stays(tmp_path):
     assert not net._forward_pre_hooks and not net._forward_hooks
 
 
+class Breaks(torch.nn.Module):
+    """Holds a layer of TorchScript; its first forward ends in an error, which a hook of its own is told of."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.told = torch.jit.script(torch.nn.Linear(3, 3)), []
+
+    def forward(self, x):
+        if not self.told:
+            self.told.append(self.register_forward_hook(lambda *_: self.told.append("hook"), always_call=True))
+            raise ValueError("mine")
+        return self.inner(x)
+
+
+def test_an_error_in_the_forward_and_layers_of_torchscript_are_the_users_own(tmp_path):
+    net = Breaks()
+    optimizer, loader = torch.optim.SGD(net.parameters(), lr=0.1), kept_runs.parts()[2]
+    with assay.record(tmp_path, net, optimizer, loader, seed=0) as recorder:
+        for number, (x, y) in enumerate(recorder.epoch()):
+            if not number:
+                with pytest.raises(ValueError, match="mine"):
+                    net(x)
+                assert net.told[1:] == ["hook"]
+            logits = net(x)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, y).backward()
+            optimizer.step()
+            recorder.batch(logits, y)
+    assert not net._forward_pre_hooks and len(net._forward_hooks) == 1
+
+
 def test_an_epoch_that_was_left_leaves_no_hook(tmp_path):
     net, optimizer, loader = kept_runs.parts()
     with (

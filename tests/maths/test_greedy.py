@@ -187,3 +187,13 @@ def test_once_gains_are_told_hardly_any_are_looked_at(held):
     told, untold = (kind(Similarity(DenseVectors(made))) for kind in (Counted, Untold))
     orders = [maximise(one, 200)[0] for one in (told, untold)]
     assert torch.equal(*orders) and told.told > 150 and told.looked < untold.looked / 3
+
+
+@pytest.mark.parametrize("kind", ["cosine", "euclidean"])
+@pytest.mark.parametrize("seed", range(4))
+def test_told_gains_lead_to_what_naive_takes(seed, kind):
+    draw = torch.Generator().manual_seed(seed)
+    near = torch.randint(-2, 3, (300, 3), generator=draw) + 1e-4 * torch.randn(300, 3, generator=draw)
+    for made in (near.double(), torch.randn(300, 8, generator=draw).double()):
+        orders = [maximise(FacilityLocation(Similarity(DenseVectors(made), kind)), 200, how)[0] for how in ("naive", "lazy")]
+        assert torch.equal(*orders)

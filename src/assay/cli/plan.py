@@ -37,6 +37,7 @@ def plan_(
     decision: str | None = None,
     detect: float | None = None,
     where: str = "processes",
+    inputs: list[str] | None = None,
 ) -> None:
     """Say what trainings will cost before they are begun.
 
@@ -97,9 +98,12 @@ def plan_(
         A difference in test accuracy, in percentage points: how many seeds it takes to find it.
     where
         Where the trainings would run, as the commands take it: for as many side by side the time is said too.
+    inputs
+        With methods: NAME=FILE, as `assay score` takes them; may be given several times.
     """
     from ..cluster.executors import side_by_side
     from ..core.errors import UsageError
+    from ..data.arrays import rows_by_id
     from ..experiments.estimate import estimate_recording, estimate_retraining
     from ..experiments.game_costs import estimate_games
     from ..experiments.lds import LeaveOutGrid
@@ -109,6 +113,7 @@ def plan_(
     from ..runs.run import Run
     from .console import say
     from .saved import decision_of
+    from .score import file_named, named_once
 
     recipe: dict[str, Any] = {"epochs": epochs, "batch": batch, "device": device}
     set_also(recipe, set_ or [])
@@ -141,10 +146,20 @@ def plan_(
         )
     opened = Run(run)
     if methods:
-        if detect is not None or decision is not None:
-            raise UsageError("--detect and --decision are of whole trainings; leave the methods out.")
-        show_costs(estimate_games(opened, methods), side_by_side(where, opened.header.threads), where)
+        whole = {
+            "--seeds": seeds != 5, "--draws": draws != 5, "--subsets": subsets != 100, "--other-seeds": other_seeds != 0,
+            "--only-other-seeds": only_other_seeds, "--decision": decision is not None, "--detect": detect is not None,
+        }  # fmt: skip
+        if unread := [flag for flag, told in whole.items() if told]:
+            raise UsageError(
+                f"{' and '.join(unread)} {'is' if len(unread) == 1 else 'are'} of whole trainings; leave the methods out, or the flag."
+            )
+        rows = {name: rows_by_id(file, opened.ids) for name, file in named_once("inputs", map(file_named, inputs or ())).items()}
+        costs = estimate_games(opened, methods, inputs=rows)
+        show_costs(costs, side_by_side(where, opened.header.threads), where, GAMES)
         return
+    if inputs is not None:
+        raise UsageError("--inputs is read by methods; name one, such as shapley:features=rows:NAME.")
     grid = LeaveOutGrid(subsets, same_seed=not only_other_seeds, other_seeds=other_seeds)
     costs = estimate_retraining(opened, seeds=seeds, draws=draws, grid=grid)
     show_costs(costs, side_by_side(where, opened.header.threads), where)
@@ -152,8 +167,15 @@ def plan_(
         say(seeds_needed(load_decision(decision_of(opened, decision)), detect, run=opened).sentence)
 
 
-def show_costs(costs: "list[Cost]", workers: int, where: str) -> None:
-    """The costs as a table."""
+STEPS = "Steps alone were measured: reading data, starting processes and evaluating are not in it, nor is waiting in a cluster's queue."
+GAMES = (
+    "Trainings were measured with what they predict, as the game makes them, and counted to its last draw: error= and truncate= may end it sooner. Learners that are trained many "
+    "at once, or grow by an example at a time, stay in one process."
+)
+
+
+def show_costs(costs: "list[Cost]", workers: int, where: str, said: str = STEPS) -> None:
+    """The costs as a table, and what is in them."""
     from ..core.words import lasted
     from ..reports.protocol import sized
     from .console import say, show_table
@@ -167,6 +189,4 @@ def show_costs(costs: "list[Cost]", workers: int, where: str) -> None:
     beside = [f"{workers:,} side by side"] if where else []
     columns = ("trainings for", "trainings", "steps of each", "a step", "one after the other", *beside, "on disk")
     show_table("What it takes, as measured on this machine", columns, rows, right=columns[1:])
-    say(
-        "Steps alone were measured: reading data, starting processes and evaluating are not in it, nor is waiting in a cluster's queue."
-    )
+    say(said)

@@ -83,38 +83,43 @@ class CountedGame(RetrainingGame):
         """
         if not self._paths_asked:
             assert self._largest is not None
-            return self._seconds_of(*self._largest)
+            coalitions, rows, alike = self._largest
+            return self._seconds_of([coalitions], rows, alike)
         places, rows = self._order.argsort()[self._orders], self._held.rows.to(self._rows.dtype)
         growing = self._learner.grow(self._rows, self._labels, self._classes, len(places), rows)
         if growing is None:
-            sizes = torch.linspace(1, places.shape[1], BLOCK).round().long()
-            coalitions = torch.zeros(len(sizes), places.shape[1], dtype=torch.int64)
-            for row, size in zip(coalitions, sizes.tolist(), strict=True):
-                row[places[0, :size]] = 1
-            return self._seconds_of(coalitions, rows, False)
+            groups = []
+            for size in torch.linspace(1, places.shape[1], POINTS).round().long().tolist():
+                groups.append(torch.zeros(places.shape, dtype=torch.int64).scatter_(1, places[:, :size], 1))
+            return self._seconds_of(groups, rows, False)
         return _grown(growing, places) / len(places), False
 
-    def _seconds_of(self, coalitions: Int[Tensor, "coalitions players"], rows: Tensor, alike: bool) -> tuple[float, bool]:
-        """Seconds of one of these trainings, and whether they are trained one by one."""
+    def _seconds_of(self, groups: Sequence[Int[Tensor, "coalitions players"]], rows: Tensor, alike: bool) -> tuple[float, bool]:
+        """Seconds of one of these trainings, of which the game asks for each group together, and whether they are trained one by one."""
 
-        def spent(number: int) -> float:
+        def spent(coalitions: Tensor) -> float:
             began = time.perf_counter()
-            for _ in self._probs(coalitions[:number], rows, alike):
+            for _ in self._probs(coalitions, rows, alike):
                 pass
             return time.perf_counter() - began
 
-        # The last is one of the larger ones where they grow.
-        coalitions = coalitions.flip(0)
-        one = spent(1)
+        # The last are the largest where they grow.
+        last = groups[-1][-1:]
+        one = spent(last)
         if one < SHORT:
-            one = spent(1)
-        alone = type(self._learner).train_many is AbstractLearner.train_many
-        number = min(len(coalitions), max(1, int(LONG / one)))
-        if number == 1:
-            return one, alone
-        # From the small to the large ones, so that their mean is that of all.
-        coalitions = coalitions[torch.linspace(0, len(coalitions) - 1, number).round().long()]
-        return spent(number) / number, alone
+            one = spent(last)
+        if type(self._learner).train_many is AbstractLearner.train_many:
+            each = torch.cat(list(groups))
+            number = min(len(each), max(1, int(LONG / one)))
+            # From the small to the large ones, so that their mean is that of all.
+            part = each[torch.linspace(0, len(each) - 1, number).round().long()] if number > 1 else last
+            return (one if number == 1 else spent(part) / number), True
+        took, trained = 0.0, 0
+        for group in reversed(groups):
+            took, trained = took + spent(group), trained + len(group)
+            if took > LONG:
+                break
+        return took / trained, False
 
 
 def _grown(growing: Growing, places: Int[Tensor, "orders players"]) -> float:
@@ -160,7 +165,7 @@ def estimate_games(
         loop, targets, inputs: As `score` takes them.
 
     Raises:
-        UsageError: A method trains no learner.
+        UsageError: A method trains no learner, or is made of several methods.
         AssayError: As `score`.
     """
     run = run if isinstance(run, Run) else Run(run)
@@ -180,6 +185,9 @@ def _cost(
         raise UsageError(
             f"{method.title} trains no learner on parts of the examples, so that there is nothing to count; give a method such as shapley."
         )
+    if method.parts != (method,):
+        inside = ", ".join(one.title for one in method.parts if plays(one))
+        raise UsageError(f"{method.title} is made of other methods; name those that train a learner: {inside}.")
     made: list[CountedGame] = []
 
     def counted(ids, rows, labels, classes, learner, valuation=None) -> CountedGame:

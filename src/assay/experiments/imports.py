@@ -1,5 +1,6 @@
 """Decisions that were made in other tools: an edited table, issues that cleanlab found, tags and labels of FiftyOne, labels given in Label Studio."""
 
+import functools
 import json
 import math
 from collections import Counter
@@ -68,7 +69,7 @@ def import_decision(run: str | Path | Run, path: str | Path, kind: FROM) -> Deci
             return _decision(opened, path, *_answered(opened, path, body))
     if kind == "fiftyone":
         with reading(path, UsageError, "Write the values by id again, as docs/taking-results-out.md shows."):
-            body = json.loads(_content(path))
+            body = json.loads(_content(path), object_pairs_hook=functools.partial(_each_once, path))
             return _decision(opened, path, _tagged(opened, path, body), ())
     if kind == "cleanlab":
         if (ending := path.suffix[1:].lower()) not in TABLES:
@@ -114,7 +115,7 @@ def _decision(run: Run, path: Path, done: Sequence[Done], warnings: Sequence[str
     )
 
 
-def _known(run: Run, path: Path, found: Iterable[Any]) -> list[int | str]:
+def _known(run: Run, path: Path, found: Iterable[Any], cure: str = "give the column id as it was exported") -> list[int | str]:
     """The ids in a file as the run has them; texts of a file that knows no numbers are read as such."""
     ids: list[int | str] = []
     for one in found:
@@ -123,12 +124,10 @@ def _known(run: Run, path: Path, found: Iterable[Any]) -> list[int | str]:
         except ValueError:
             known = str(one)
         if one is None or known not in run.ids:
-            raise Mismatch(
-                f"{path}: {described(one)} is no id of {run.folder}, whose ids look like {run.ids!r}; give the column id as it was exported."
-            )
+            raise Mismatch(f"{path}: {described(one)} is no id of {run.folder}, whose ids look like {run.ids!r}; {cure}.")
         ids.append(known)
     if twice := sorted((one for one, count in Counter(ids).items() if count > 1), key=str):
-        raise UsageError(f"{path} has several rows of {listed(twice, len(twice))}; leave one of each.")
+        raise UsageError(f"{path} tells several times of {listed(twice, len(twice))}; leave one of each.")
     return ids
 
 
@@ -147,21 +146,53 @@ def _rows_by_id(
 
 def _found_issues(run: Run, path: Path, rows: Sequence[Mapping[str, Any]]) -> list[Done]:
     by_id = _rows_by_id(run, path, rows, "is_label_issue", "is_label_issue true or false")
+    _check_given(run, path, by_id)
     done = []
-    for one, label in zip(run.ids, run.labels.tolist(), strict=True):
-        row, where = by_id[one], f"{path}, id {one}"
-        told = str(row["is_label_issue"]).strip().lower()
-        if told not in ("true", "false", "1", "0"):
-            raise UsageError(f"{where}: is_label_issue {described(row['is_label_issue'])} is neither true nor false.")
-        given = row.get("given_label")
-        if given not in (None, "") and run.task == "classes" and str(given) not in (run.class_names[label], str(label)):
-            raise Mismatch(
-                f"{where}: given_label {described(given)} is not the recorded class {run.class_names[label]}; import the issues of these very labels."
-            )
+    for one in run.ids:
+        told = by_id[one]["is_label_issue"]
+        word = _whole(told).lower()
+        if word not in ("true", "false", "1", "0"):
+            raise UsageError(f"{path}, id {one}: is_label_issue {described(told)} is neither true nor false.")
         done.append(
-            (Action.DROP, -1, 0.0, "cleanlab: label issue") if told in ("true", "1") else (Action.KEEP, -1, 1.0, "no label issue")
+            (Action.DROP, -1, 0.0, "cleanlab: label issue") if word in ("true", "1") else (Action.KEEP, -1, 1.0, "no label issue")
         )
     return done
+
+
+def _check_given(run: Run, path: Path, by_id: Mapping[int | str, Mapping[str, Any]]) -> None:
+    """Refuse a table of other labels than the recorded ones: its column `given_label`, where it is there, names or numbers the classes.
+
+    Raises:
+        Mismatch: Names the first id of another class.
+    """
+    if run.task != "classes" or all(row.get("given_label") in (None, "") for row in by_id.values()):
+        return
+    rows = [(one, by_id[one].get("given_label"), label) for one, label in zip(run.ids, run.labels.tolist(), strict=True)]
+    by_name = [one for one, given, label in rows if str(given) != run.class_names[label]]
+    by_number = [one for one, given, label in rows if _whole(given) != str(label)]
+    if by_name and by_number:
+        # Whichever reading fits more of them.
+        one = min(by_name, by_number, key=len)[0]
+        given = by_id[one].get("given_label")
+        label = next(run.class_names[label] for name, _, label in rows if name == one)
+        raise Mismatch(
+            f"{path}, id {one}: given_label {described(given)} is not the recorded class {label}; import the issues of these very labels."
+        )
+
+
+def _whole(value: Any) -> str:
+    """A cell as text; of a whole number without its point, which pandas adds to columns with an empty cell."""
+    text = str(value).strip()
+    try:
+        return str(int(float(text))) if not isinstance(value, bool) and float(text).is_integer() else text
+    except (ValueError, OverflowError):
+        return text
+
+
+def _each_once(path: Path, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    if twice := sorted(name for name, count in Counter(name for name, _ in pairs).items() if count > 1):
+        raise UsageError(f"{path} tells several times of {listed(twice, len(twice))}; leave one of each.")
+    return dict(pairs)
 
 
 def _tagged(run: Run, path: Path, body: Any) -> list[Done]:
@@ -170,26 +201,30 @@ def _tagged(run: Run, path: Path, body: Any) -> list[Done]:
         raise UsageError(
             f'{path} is no table of values by id; write {{"tags": {{id: [...]}}, "label": {{id: class}}}}, either or both.'
         )
-    values: dict[str, dict[int | str, Any]] = {}
+    values: dict[str, dict[int | str, Any]] = {"tags": {}, "label": {}}
     for name, by_id in body.items():
-        values[name] = dict(zip(_known(run, path, by_id), by_id.values(), strict=True))
+        known = _known(run, path, by_id, "give the ids that the samples carry in the field assay_id")
+        values[name] = {one: value for one, value in zip(known, by_id.values(), strict=True) if value is not None}
         for one, value in values[name].items():
-            if value is not None and not isinstance(value, parts[name]):
+            if not isinstance(value, parts[name]):
                 raise UsageError(
                     f"{path}, id {one}: {name} {described(value)} is no {'list of tags' if name == 'tags' else 'name of a class'}."
                 )
+            if name == "label" and run.task != "classes":
+                raise UsageError(f"{path} has labels, and {run.folder} recorded {run.classes_in_words} example; give tags alone.")
+            if name == "label" and value not in run.class_names:
+                raise UsageError(f"{path}, id {one}: label {described(value)} is none of {listed(run.class_names, run.classes)}.")
     done: list[Done] = []
     for one, label in zip(run.ids, run.labels.tolist(), strict=True):
-        if DROP in (values.get("tags", {}).get(one) or ()):
+        new = values["label"].get(one)
+        if any(str(tag).strip().lower() == DROP for tag in values["tags"].get(one, ())):
             done.append((Action.DROP, -1, 0.0, f"FiftyOne: tagged {DROP}"))
-            continue
-        new = values.get("label", {}).get(one)
-        found = label if new is None else _class(run, f"{path}, id {one}", {"new_class": new})
-        done.append(
-            (Action.KEEP, -1, 1.0, "neither tagged nor given another class")
-            if found == label
-            else (Action.RELABEL, found, 1.0, f"FiftyOne: class {run.class_names[label]} becomes {new}")
-        )
+        elif new is None or new == run.class_names[label]:
+            done.append((Action.KEEP, -1, 1.0, "neither tagged nor given another class"))
+        else:
+            done.append(
+                (Action.RELABEL, run.class_names.index(new), 1.0, f"FiftyOne: class {run.class_names[label]} becomes {new}")
+            )
     return done
 
 

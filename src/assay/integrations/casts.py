@@ -9,9 +9,9 @@ from .mixing import compiled
 
 
 class CastWatch:
-    """Notes the autocast settings that the model is called under, or that its forward sets, as that of a model prepared by accelerate does.
+    """Notes the autocast settings that the model is called under, or under which its forward calls a layer, as in a model prepared by accelerate.
 
-    Compiled models are skipped, because hooks would stay in their compiled code.
+    Compiled models are skipped, because hooks would stay in their compiled code, and layers of TorchScript, which take none.
     """
 
     def __init__(self, model: nn.Module, wrapped: nn.Module):
@@ -34,7 +34,7 @@ class CastWatch:
 
         model = self._model
 
-        def look(*_: Any) -> bool:
+        def look() -> bool:
             on = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
             self._found = {device: str(torch.get_autocast_dtype(device)).removeprefix("torch.") for device in on}
             if on:
@@ -44,14 +44,20 @@ class CastWatch:
         def look_inside(*_: Any) -> None:
             look()
 
+        def leave(*_: Any) -> None:
+            self._removed()
+
         def look_into(*_: Any) -> None:
+            # A forward pass that ended in an error has left its hooks.
+            self._removed(but=1)
             # In eval mode hooks keep some layers of torch from their fastest form, whose bits are others.
             if look() or not model.training:
                 return
-            self._removed()
-            inside = [layer for layer in model.modules() if layer is not model]
-            self._hooks = [layer.register_forward_pre_hook(look_inside) for layer in inside]
-            self._hooks.append(model.register_forward_hook(lambda *_: self._removed(), always_call=True))
+            for layer in model.modules():
+                # TorchScript's layers take no hooks.
+                if layer is not model and not isinstance(layer, torch.jit.ScriptModule):
+                    self._hooks.append(layer.register_forward_pre_hook(look_inside))
+            self._hooks.append(model.register_forward_hook(leave))
 
         self._hooks = [model.register_forward_pre_hook(look_into)]
 
@@ -60,7 +66,7 @@ class CastWatch:
         self._removed()
         return self._found
 
-    def _removed(self) -> None:
-        for hook in self._hooks:
+    def _removed(self, but: int = 0) -> None:
+        for hook in self._hooks[but:]:
             hook.remove()
-        self._hooks = []
+        del self._hooks[but:]

@@ -307,7 +307,10 @@ class Agreement:
             cure = "Give the model's code, losses= and forward= as they were at recording."
             if kinds and not halves.met:
                 kind = " and ".join(sorted(set(kinds.values())))
-                cure = f"The recorded model computed in {kind} under torch.autocast, and here it does not; set the same in its forward, or record in float32."
+                cure += (
+                    f" The recorded model computed in {kind} under torch.autocast, and here it does not: where its forward set that, as that of a model prepared by "
+                    "accelerate does, prepare it so here too."
+                )
             raise Mismatch(
                 f"{run.folder}: with the kept model {when} the losses of ids {listed(names, len(names))} are not those that were recorded (id "
                 f"{names.values[0]}: {float(recorded[at]):.6g} was recorded, {float(now[at]):.6g} is given), {same}. {cure}"
