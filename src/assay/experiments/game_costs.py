@@ -194,9 +194,9 @@ def _cost(
         made.append(CountedGame(ids, rows, labels, classes, parse_learner(learner), valuation))
         return made[-1]
 
-    stopping = {field.name: 0.0 for field in dataclasses.fields(method) if field.name in STOPPING}
+    stopping = {field.name: 0.0 for field in dataclasses.fields(method) if field.name in STOPPING}  # type: ignore[arg-type]
     request = Request(strict=True, loop=loop, targets=targets, inputs=inputs, execution=GamesBy(maker=counted))
-    served(run, [dataclasses.replace(method, **stopping)], request, joined=False)
+    served(run, [dataclasses.replace(method, **stopping)], request, joined=False)  # type: ignore[type-var]
     trainings = sum(one.asked for one in made)
     measured = [(one.asked, *one.seconds()) for one in made]
     seconds = sum(asked * took for asked, took, _ in measured) / max(1, trainings)

@@ -67,12 +67,11 @@ def shown(watched: Mapping[nn.Module, Mapping[str, tuple[nn.Linear, Watched]]]) 
 
     def begin(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         query = args[0] if args else kwargs.get("query")
-        known = isinstance(query, Tensor) and query.ndim == 3 and isinstance(layer, nn.MultiheadAttention)
-        open_.append(
-            _Call(layer, (layer.in_proj_weight, layer.out_proj.weight), query.shape[0 if layer.batch_first else 1])
-            if known
-            else None
-        )
+        if isinstance(query, Tensor) and query.ndim == 3 and isinstance(layer, nn.MultiheadAttention):
+            weights = layer.in_proj_weight, layer.out_proj.weight
+            open_.append(_Call(layer, weights, query.shape[0 if layer.batch_first else 1]))  # type: ignore[arg-type]
+        else:
+            open_.append(None)
 
     def end(*_: Any) -> None:
         open_.pop()
