@@ -112,7 +112,7 @@ def main() -> None:
         "seeds": given.seeds,
         "decisions": found,
     }
-    report(f"cleaning-{given.labels}", figures, given.out)
+    report(f"cleaning-{given.labels}-{given.net}-{given.epochs}", figures, given.out)
 
 
 if __name__ == "__main__":
