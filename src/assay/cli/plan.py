@@ -159,7 +159,7 @@ def plan_(
         show_costs(costs, side_by_side(where, opened.header.threads), where, GAMES)
         return
     if inputs is not None:
-        raise UsageError("--inputs is read by methods; name one, such as shapley:features=rows:NAME.")
+        raise UsageError("--inputs is read by methods; name one that trains a learner, with features=rows:NAME.")
     grid = LeaveOutGrid(subsets, same_seed=not only_other_seeds, other_seeds=other_seeds)
     costs = estimate_retraining(opened, seeds=seeds, draws=draws, grid=grid)
     show_costs(costs, side_by_side(where, opened.header.threads), where)

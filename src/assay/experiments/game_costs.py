@@ -15,8 +15,9 @@ from ..core.errors import UsageError
 from ..core.game_method import BLOCK
 from ..core.learner import AbstractLearner, Growing
 from ..core.method import AbstractMethod
+from ..core.needs import Need
 from ..learners import parse as parse_learner
-from ..methods import parse
+from ..methods import catalogue, parse
 from ..replay.loop import Loop
 from ..replay.targets import Given
 from ..runs.coalitions import CoalitionValues, record_size
@@ -182,8 +183,9 @@ def _cost(
 ) -> Cost:
     """What one method costs."""
     if not plays(method):
+        able = [name for name, cls in catalogue().items() if Need.GAME in cls.reads]
         raise UsageError(
-            f"{method.title} trains no learner on parts of the examples, so that there is nothing to count; give a method such as shapley."
+            f"{method.title} trains no learner on parts of the examples, so that there is nothing to count; these do: {', '.join(able)}."
         )
     if method.parts != (method,):
         inside = ", ".join(one.title for one in method.parts if plays(one))
