@@ -120,7 +120,7 @@ def test_nothing_is_trained_while_it_is_counted(run):
 
 
 def test_what_trains_no_learner_is_refused(run):
-    with pytest.raises(UsageError, match="aum trains no learner on parts of the examples.* these do: banzhaf, .*shapley"):
+    with pytest.raises(UsageError, match=r"aum trains no learner on parts of the examples.* these do: banzhaf, .*shapley"):
         estimate_games(run, ["data_oob:bags=2", "aum"])
     with pytest.raises(UsageError, match="is made of other methods; name those that train a learner: data_oob:bags=2"):
         estimate_games(run, "combine:methods=data_oob;bags=2+aum")

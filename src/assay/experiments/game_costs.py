@@ -183,7 +183,8 @@ def _cost(
 ) -> Cost:
     """What one method costs."""
     if not plays(method):
-        able = [name for name, cls in catalogue().items() if Need.GAME in cls.reads]
+        # What is made of other methods reads what they do.
+        able = [name for name, cls in catalogue().items() if isinstance(cls.reads, frozenset) and Need.GAME in cls.reads]
         raise UsageError(
             f"{method.title} trains no learner on parts of the examples, so that there is nothing to count; these do: {', '.join(able)}."
         )
