@@ -14,14 +14,17 @@ from assay.learners import parse as parse_learner
 from assay.methods import parse
 from assay.runs.coalitions import record_size
 from experiments.small import recorded
+from groups import slow
 
 EXACT = [
     "data_oob:bags=5,learner=tree",
-    "data_oob:bags=40,learner=knn",
     "banzhaf:subsets=40,learner=ridge",
-    "least_core:subsets=20,learner=ridge",
-    "learner_loo:learner=ridge",
-    "classwise_shapley:samples=2,learner=ridge",
+    *slow(
+        "data_oob:bags=40,learner=knn",
+        "least_core:subsets=20,learner=ridge",
+        "learner_loo:learner=ridge",
+        "classwise_shapley:samples=2,learner=ridge",
+    ),
 ]
 """Coalitions, each named once."""
 ORDERS = ["shapley:permutations=2,learner=ridge", "beta_shapley:permutations=3,learner=knn"]

@@ -31,6 +31,7 @@ import assay
 from assay.core.errors import MissingEvidence, NumericalError, OutputExists, UsageError
 from assay.experiments.evidence import open_replay
 from assay.sklearn import TableRecording, record
+from groups import slow
 
 # LightGBM 4.6 says this of arrays that it was fitted with itself, beside a newer scikit-learn.
 pytestmark = pytest.mark.filterwarnings("ignore:X does not have valid feature names")
@@ -413,7 +414,7 @@ def xgboost(**settings):
     return XGBClassifier(**{"n_estimators": 5, "max_depth": 2, "n_jobs": 1, **settings})
 
 
-@pytest.mark.parametrize("made", [lightgbm, xgboost])
+@pytest.mark.parametrize("made", [lightgbm, *slow(xgboost)])
 @pytest.mark.parametrize(("x", "y"), [(X2, Y2), (X3, Y3)], ids=["two", "three"])
 def test_other_libraries_stages_are_their_own_predictions_by_so_many_trees(made, x, y, tmp_path):
     model = made()
@@ -424,7 +425,7 @@ def test_other_libraries_stages_are_their_own_predictions_by_so_many_trees(made,
         np.testing.assert_allclose(softmax(logits(run, epoch), axis=1), model.predict_proba(x, **part), atol=1e-6)
 
 
-@pytest.mark.parametrize("made", [lightgbm, xgboost])
+@pytest.mark.parametrize("made", [lightgbm, *slow(xgboost)])
 def test_other_libraries_stop_early_by_the_validation_rows_and_stages_end_at_the_best(made, tmp_path):
     held = table(2, seed=1)
     stop = {"early_stopping_round" if made is lightgbm else "early_stopping_rounds": 2}
@@ -435,7 +436,7 @@ def test_other_libraries_stop_early_by_the_validation_rows_and_stages_end_at_the
     np.testing.assert_allclose(softmax(logits(run), axis=1), model.predict_proba(X2), atol=1e-6)
 
 
-@pytest.mark.parametrize("made", [lightgbm, xgboost])
+@pytest.mark.parametrize("made", [lightgbm, *slow(xgboost)])
 def test_other_libraries_fits_are_their_own(made, tmp_path):
     model, alone = made(), made()
     record(model, X3, Y3, tmp_path / "run")
