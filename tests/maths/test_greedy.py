@@ -197,3 +197,20 @@ def test_told_gains_lead_to_what_naive_takes(seed, kind):
     for made in (near.double(), torch.randn(300, 8, generator=draw).double()):
         orders = [maximise(FacilityLocation(Similarity(DenseVectors(made), kind)), 200, how)[0] for how in ("naive", "lazy")]
         assert torch.equal(*orders)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "dims"), [(3000, 8), (3000, 64)])
+def test_gains_from_which_losses_were_taken_drift_by_less_than_is_allowed_for(n, dims, monkeypatch):
+    monkeypatch.setattr(similarities, "WHOLE_BYTES", 0)
+    draw = torch.Generator().manual_seed(0)
+    centers = 2 * torch.randn(20, dims, generator=draw)
+    made = centers[torch.randint(20, (n,), generator=draw)] + torch.randn(n, dims, generator=draw)
+    objective = FacilityLocation(Similarity(DenseVectors(made)))
+    search, drifts = greedy._Search(objective), []
+    for step in range(n // 10):
+        search.take(search.best(False), telling=True)
+        known = (search._exact & search.left).nonzero().flatten()
+        if step % 30 == 29 and len(known):
+            drifts.append(float((objective.gains(known) - search.bounds[known]).abs().max() / objective.slack))
+    assert len(drifts) > 5 and 0 < max(drifts) < greedy.DRIFT

@@ -34,7 +34,7 @@ REFUSED = {
     "shared": r"Parameter scale is in Shared, and only plain",
     "tied": r"Parameter embed\.weight is used elsewhere too, behind its layer's back",
     "places first": r"Parameter last\.weight is in a layer that is called 2 times in one pass, or is given its input by name",
-    "attention to others": r"Parameter attention\.in_proj_weight is in attention of which query, key and value are not one tensor",
+    "attention to others": r"Parameter attention\.in_proj_weight is in attention that was not called, or of which query, key and value are not one",
     "attention with a bias of keys": r"Parameter attention\.bias_k is in MultiheadAttention, and only plain",
     "attention by three matrices": r"Parameter attention\.q_proj_weight is in MultiheadAttention, and only plain",
     "flattened": r"Parameter one\.weight is in a layer that is called 0 times in one pass",

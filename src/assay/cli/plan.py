@@ -147,10 +147,11 @@ def plan_(
     opened = Run(run)
     if methods:
         whole = {
-            "--seeds": seeds != 5, "--draws": draws != 5, "--subsets": subsets != 100, "--other-seeds": other_seeds != 0,
-            "--only-other-seeds": only_other_seeds, "--decision": decision is not None, "--detect": detect is not None,
+            "seeds": seeds, "draws": draws, "subsets": subsets, "other_seeds": other_seeds, "only_other_seeds": only_other_seeds,
+            "decision": decision, "detect": detect,
         }  # fmt: skip
-        if unread := [flag for flag, told in whole.items() if told]:
+        defaults = plan_.__kwdefaults__ or {}
+        if unread := [f"--{name.replace('_', '-')}" for name, value in whole.items() if value != defaults[name]]:
             raise UsageError(
                 f"{' and '.join(unread)} {'is' if len(unread) == 1 else 'are'} of whole trainings; leave the methods out, or the flag."
             )

@@ -17,7 +17,7 @@ Sample = Callable[[int, Int[Tensor, " left"]], Int[Tensor, " some"]]
 FIRST, MOST = 8, 1024
 """How many elements are looked at again together: at first, and at most."""
 DRIFT = 0.25
-"""Part of the slack by which a gain from which losses were taken may differ from one that is looked at, by rounding; measured at most 0.14."""
+"""Part of the slack by which a gain from which losses were taken may differ from one that is looked at, by rounding (`tests/maths/test_greedy.py`, slow)."""
 ACCEPTED = 0.9
 """Part of what an element added before at which `approximate` takes it without looking at others."""
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
-from .attention_linears import INSIDE
+from .attention_linears import linears_in
 from .derivatives import CHUNK_BYTES, Losses, check_independent_examples
 from .differentiable import written_out
 from .layer_rules import RULES, Probe, Probes
@@ -206,10 +206,9 @@ def _check(probes: Sequence["_PairProbe"], exact: Params, factors: Tensor) -> No
 
 
 def _why(module: nn.Module, name: str, calls: dict[str, int]) -> str:
-    if calls.get(name) == 0 and any(name.endswith(inside) for pair in INSIDE.items() for inside in pair):
+    if calls.get(name) == 0 and name in _in_attention(module):
         return _sentence(
-            name,
-            "is in attention of which query, key and value are not one tensor of (batch, places, features), or which was not called",
+            name, "is in attention that was not called, or of which query, key and value are not one tensor of three axes"
         )
     if name in calls:
         return _sentence(name, f"is in a layer that is called {calls[name]} times in one pass, or is given its input by name")
@@ -221,6 +220,16 @@ def _why(module: nn.Module, name: str, calls: dict[str, int]) -> str:
     kinds = ", ".join(kind.__name__ for kind in RULES)
     what = type(owners[0]).__name__ if owners else "no layer"
     return _sentence(name, f"is in {what}, and only plain {kinds} layers and self-attention by MultiheadAttention are known")
+
+
+def _in_attention(module: nn.Module) -> set[str]:
+    """Full names of the parameters of the linear maps inside attention layers."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, layer in module.named_modules()
+        for one in linears_in(layer)
+        for name in one.names.values()
+    }
 
 
 def _parameter(module: nn.Module, name: str) -> Any:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.grad import conv1d_weight, conv2d_weight
 
-from .attention_linears import INSIDE, linears_in, shown
+from .attention_linears import linears_in, shown
 from .derivatives import CHUNK_BYTES, Loss, buffers_of, called_with, check_independent_examples, detached, example_gradients
 from .differentiable import written_out
 from .params import Params
@@ -74,8 +74,8 @@ def example_products(
 
     For a layer that is linear in its parameters the gradient is a sum over places of (output gradient) x (input), so both follow
     from these without the weights' gradients of the batch. Linear, Conv1d, Conv2d, Embedding, LayerNorm, GroupNorm, BatchNorm
-    (eval) and the linear maps of self-attention have such a rule; parameters of other layers, shared ones, and those of layers that are called more than once are
-    differentiated example by example, in chunks. So are all of them if the rules do not give the norm of the example with the largest
+    (eval) and the linear maps of self-attention have such a rule; parameters of other layers, shared ones, and those of layers
+    that are called more than once are differentiated example by example, in chunks. So are all of them if the rules do not give the norm of the example with the largest
     one, which is differentiated by itself: a weight may also be used outside its layer.
 
     Args:
@@ -238,19 +238,15 @@ class Probes:
         self._hung = list(self.probes)
         self._inside: dict[nn.Module, dict[str, tuple[nn.Linear, Probe]]] = {}
         for prefix, layer in module.named_modules():
-            held = dict(layer.named_parameters())
-            for weight, stands in linears_in(layer).items():
-                full = {
-                    own: f"{prefix}.{name}" if prefix else name for own, name in (("weight", weight), ("bias", INSIDE[weight]))
-                }
+            held = dict(layer.named_parameters()) if (maps := linears_in(layer)) else {}
+            for one in maps:
+                full = {part: f"{prefix}.{name}" if prefix else name for part, name in one.names.items()}
                 wanted = {
-                    own: full[own]
-                    for own, name in (("weight", weight), ("bias", INSIDE[weight]))
-                    if name in held and full[own] in asked and places[id(held[name])] == 1
+                    part: full[part] for part, name in one.names.items() if full[part] in asked and places[id(held[name])] == 1
                 }
                 if wanted:
-                    self.probes.append(kind(stands, wanted, direction, chunk_bytes))
-                    self._inside.setdefault(layer, {})[weight] = stands, self.probes[-1]
+                    self.probes.append(kind(one.layer, wanted, direction, chunk_bytes))
+                    self._inside.setdefault(layer, {})[one.names["weight"]] = one.layer, self.probes[-1]
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> None:
