@@ -18,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import assay
+import plain_loop
 from assay.core.errors import AssayError, TrialFailed
 from assay.core.probe import ProbedMethod
 from assay.experiments.progress import Progress
@@ -78,12 +79,7 @@ def good(folder):
     optimizer, loader = torch.optim.SGD(model.parameters(), lr=0.1), DataLoader(data, batch_size=4)
     with assay.record(folder / "own", model, optimizer, loader) as recorder:
         for _ in range(2):
-            for inputs, labels in recorder.epoch():
-                logits = model(inputs)
-                optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(logits, labels).backward()
-                optimizer.step()
-                recorder.batch(logits, labels)
+            plain_loop.epoch(recorder, model, optimizer)
     run = assay.Run(folder / "own")
     loop = assay.Loop(model, optimizer, loader)
     held = {"validation": (x[:5] + 1, y[:5]), "test": (x[5:9] + 2, y[5:9])}

@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorDataset
 
 import assay
+import plain_loop
 from assay.core.decision import Action
 from assay.core.errors import Mismatch, MissingEvidence, RunError, UnknownName, UsageError
 from assay.core.features import Features, FeatureSpec
@@ -440,12 +441,7 @@ def test_a_loop_of_ones_own_gives_its_validation_examples(tmp_path):
     model, loader = torch.nn.Linear(4, 3), DataLoader(TensorDataset(inputs, labels), 8)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with assay.record(tmp_path / "run", model, optimizer, loader) as recorder:
-        for x, y in recorder.epoch():
-            logits = model(x)
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(logits, y).backward()
-            optimizer.step()
-            recorder.batch(logits, y)
+        plain_loop.epoch(recorder, model, optimizer)
     loop = assay.Loop(model, optimizer, loader)
     held = torch.randn(9, 4, generator=draw), torch.arange(9) % 3
     decision = choose(tmp_path / "run", "glister:keep=6", loop=loop, targets={"validation": held})

@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import assay
+import plain_loop
 from assay.core.errors import MissingEvidence
 from methods.loops import EXAMPLES, World, inner
 
@@ -52,12 +53,7 @@ def test_the_head_equals_the_golden_values(tmp_path):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     loader = DataLoader(TensorDataset(rows, labels.long()), 100, shuffle=True, generator=torch.Generator().manual_seed(0))
     with assay.record(tmp_path / "run", model, optimizer, loader) as recorder:
-        for inputs, given in recorder.epoch():
-            out = model(inputs)
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(out, given).backward()
-            optimizer.step()
-            recorder.batch(out, given)
+        plain_loop.epoch(recorder, model, optimizer)
     made = assay.score(tmp_path / "run", "grand:layers=head", loop=assay.Loop(model, optimizer, loader))["grand:layers=head"]
     torch.testing.assert_close(made.values, expected, rtol=1e-9, atol=1e-10)
 

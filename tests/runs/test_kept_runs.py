@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import assay
+import plain_loop
 from assay.experiments.detection import wrong_labels
 from assay.runs.artefacts import load_truth
 from golden import kept_runs
@@ -74,12 +75,7 @@ def test_a_kept_loop_goes_on(folder):
     with assay.record(
         folder / "loop", net, optimizer, loader, assay.Recording(checkpoints="every", live=["aum"]), seed=0, resume=True
     ) as recorder:
-        for x, y in recorder.epoch():
-            logits = net(x)
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(logits, y).backward()
-            optimizer.step()
-            recorder.batch(logits, y)
+        plain_loop.epoch(recorder, net, optimizer)
     run = assay.Run(folder / "loop")
     assert run.epochs == 4 and run.commits[:3] == before.commits
     assert set(assay.score(run, ["aum", "confidence"])) == {"aum", "confidence"}

@@ -20,8 +20,7 @@ class FacilityLocation(AbstractGreedySelector):
 
     The sum over all examples of the similarity with the most similar one kept is at least 0.63 of the best that as many examples reach. A smaller
     budget keeps the first of those that a larger one keeps. Up to 5,792 examples (of each class, with by_class) all similarities are kept in memory; beyond,
-    a few hundred rows of them at a time: a tenth of 15,000 examples of 512 numbers costs the similarities of all pairs six times, 45 seconds of one
-    core. Time grows with the square of the examples, memory in proportion.
+    a few hundred rows of them at a time. Time grows with the square of the examples at least, memory in proportion (docs/results.md has both for 50,000).
 
     Args:
         keep: Fraction of examples that stay, a number with a point in 0..1; or a whole number, how many stay.
