@@ -17,7 +17,8 @@ Sample = Callable[[int, Int[Tensor, " left"]], Int[Tensor, " some"]]
 FIRST, MOST = 8, 1024
 """How many elements are looked at again together: at first, and at most."""
 DRIFT = 0.25
-"""Part of the slack by which a gain from which losses were taken may differ from one that is looked at, by rounding (`tests/maths/test_greedy.py`, slow)."""
+"""Part of the slack by which a gain may differ by rounding from one that is looked at, once as many numbers were taken off it as there are elements; of k of n numbers
+sqrt(k / n) of it (`tests/maths/test_greedy.py`, slow)."""
 ACCEPTED = 0.9
 """Part of what an element added before at which `approximate` takes it without looking at others."""
 
@@ -41,8 +42,12 @@ class Objective(Protocol):
         """Add an element to the set."""
         ...
 
-    def lost(self, most: int) -> Float64[Tensor, " elements"] | None:
-        """By how much the element taken last made the gain of each element smaller; None where that costs more than looking at `most` elements, or cannot be told."""
+    def lost(self, most: int) -> tuple[Float64[Tensor, " elements"], int] | None:
+        """By how much the element taken last made the gain of each element smaller, and sums of how many numbers these are.
+
+        Returns:
+            None where that costs more than looking at `most` elements, or cannot be told.
+        """
         ...
 
 
@@ -97,15 +102,21 @@ class _Search:
         self.bounds = torch.full((len(objective),), torch.inf, dtype=torch.float64)
         self.left = torch.ones(len(objective), dtype=torch.bool)
         self._exact = torch.zeros(len(objective), dtype=torch.bool)
-        self._enough, self._seen, self._drift = FIRST, 0, 0.0
+        self._enough, self._seen = FIRST, 0
+        self._told, self._told_then = 0, torch.zeros(len(objective), dtype=torch.int64)
 
     def _look(self, candidates: Tensor) -> Tensor:
         gains = self.objective.gains(candidates)
         if not bool(gains.isfinite().all()):
             raise ValueError("A gain is not finite; rows must be finite, and not so large that their squares overflow.")
         self.bounds[candidates] = gains
-        self._exact[candidates] = True
+        self._exact[candidates], self._told_then[candidates] = True, self._told
         return gains
+
+    def _drift(self) -> Tensor:
+        """By how much each gain may be off by rounding: those that were looked at since anything was taken off are not."""
+        told = (self._told - self._told_then).to(torch.float64) / len(self.left)
+        return DRIFT * self.objective.slack * told.clamp_(max=1).sqrt_()
 
     def take(self, place: int, telling: bool) -> None:
         """Take an element; with `telling`, the gains follow where that costs no more than looking at as many elements as the last step needed that knew none."""
@@ -115,8 +126,8 @@ class _Search:
         if lost is None:
             self._exact.zero_()
         else:
-            self.bounds -= lost
-            self._drift = DRIFT * self.objective.slack
+            self.bounds -= lost[0]
+            self._told += lost[1]
 
     def best_of(self, candidates: Tensor) -> int:
         """The first of those among these that add most."""
@@ -127,28 +138,26 @@ class _Search:
         """The first of those among all that add most."""
         if everyone:
             return self.best_of(self.left.nonzero().flatten())
-        slack, drift = self.objective.slack, self._drift
+        slack, drift = self.objective.slack, self._drift()
         known = self._exact & self.left
         nothing_known = not bool(known.any())
-        looked = torch.zeros_like(self.left)
-        if not nothing_known and drift:
+        if not nothing_known:
             # Rounding must not decide which adds most: naive looks at all anew.
-            near = known & (self.bounds >= self.bounds[known].max() - 2 * drift)
-            self._look(near.nonzero().flatten())
-            looked |= near
+            most = float((self.bounds - drift)[known].max())
+            self._look_where(known & (self.bounds + drift >= most), drift)
         best, seen = -torch.inf if nothing_known else float(self.bounds[known].max()), 0
         fresh = ~self.left | known
         size = self._enough
         while True:
             open_ = self.bounds.masked_fill(fresh, -torch.inf)
-            stale = int((open_ >= best - slack - drift).sum()) if best > -torch.inf else len(self.left)
+            stale = int((open_ + drift >= best - slack).sum()) if best > -torch.inf else len(self.left)
             if not stale or bool(fresh.all()):
                 break
             # Never-seen elements must all be looked at, so that they are at once.
             unseen = (open_ == torch.inf).nonzero().flatten()
             among = unseen if len(unseen) else open_.topk(min(size, stale, int((~fresh).sum()))).indices.sort().values
             best = max(best, float(self._look(among).max()))
-            fresh[among] = looked[among] = True
+            fresh[among], drift[among] = True, 0.0
             # The first look at all is needed in any case.
             seen += 0 if len(unseen) else len(among)
             size = min(MOST, 2 * size)
@@ -156,13 +165,19 @@ class _Search:
         self._enough = max(FIRST, min(MOST, seen // 2))
         if nothing_known:
             self._seen = seen
-        if drift:
-            # Nor which are as good as the best: only those before the first that surely is can be taken in its place.
-            first = int(((self.bounds >= best - slack + drift) & self.left).nonzero()[0, 0])
-            doubtful = (self.left & ~looked & (self.bounds >= best - slack - drift))[:first].nonzero().flatten()
-            if len(doubtful):
-                self._look(doubtful)
+        # Nor which are as good as the best: only those before the first that surely is can be taken in its place.
+        first = int(((self.bounds - drift >= best - slack) & self.left).nonzero()[0, 0])
+        doubtful = self.left & (self.bounds + drift >= best - slack)
+        doubtful[first:] = False
+        self._look_where(doubtful, drift)
         return int(((self.bounds >= best - slack) & self.left).nonzero()[0, 0])
+
+    def _look_where(self, some: Tensor, drift: Tensor) -> None:
+        """Look again at those of some elements whose gains may have drifted, which they have no longer then."""
+        among = (some & (drift > 0)).nonzero().flatten()
+        if len(among):
+            self._look(among)
+            drift[among] = 0.0
 
     def nearly_best(self) -> int:
         """The first, in the order of their last known gains, that still adds nearly that; or else the best of all."""

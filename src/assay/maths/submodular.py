@@ -58,7 +58,7 @@ class FacilityLocation:
         self._any = True
         self._seen = NOTHING
 
-    def lost(self, most: int) -> Float64[Tensor, " examples"] | None:
+    def lost(self, most: int) -> tuple[Float64[Tensor, " examples"], int] | None:
         r"""$\sum_i \min(\max(0, s_{ij} - c_i), c'_i - c_i)$ over the examples i for which the last one taken stands better, c' in the place of c."""
         risen, before, after = self._risen
         if len(risen) > most:
@@ -69,7 +69,7 @@ class FacilityLocation:
             low, high = (one[part].to(rows.dtype)[:, None] for one in (before, after))
             fell = torch.minimum(rows.sub_(low).clamp_(min=0), high - low, out=rows)
             lost += fell.sum(0)
-        return lost
+        return lost, len(risen)
 
 
 def _sums(rows: Tensor) -> Tensor:
