@@ -1,5 +1,7 @@
 """EK-FAC of a kept model against whole matrices."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -99,3 +101,32 @@ def test_the_mixed_gradient_is_a_sum_of_the_examples_gradients_with_signs(model)
     signs = torch.linalg.lstsq(rows.T, found.mixed_gradient()[:, None]).solution[:, 0]
     assert len(found) > EXAMPLES and len(signs.round().unique()) == 2
     torch.testing.assert_close(rows.T @ signs.sign(), found.mixed_gradient(), rtol=1e-5, atol=1e-6)
+
+
+def test_curvatures_of_one_source_share_what_was_made_last(monkeypatch):
+    source, ids = world().replay, world().ids
+    last = source.at(source.kept[-1])
+    names, calls = tuple(last.params), []
+    monkeypatch.setattr(curvature, "HELD", 0)
+    monkeypatch.setattr(curvature, "_LAST", weakref.WeakKeyDictionary())
+    monkeypatch.setattr(curvature, "ekfac", lambda *args: calls.append(args) or ekfac(*args))
+
+    def basis(model=last, names=names, factors="sampled", seed=0, source=source):
+        return Curvature(model, names, ids, source=source).eigenbasis(factors, seed)
+
+    first = basis()
+    assert basis(source.at(source.kept[-1])) is first and len(calls) == 1
+    for other in (
+        {"seed": 1},
+        {"factors": "empirical"},
+        {"names": names[:2]},
+        {"model": source.at(source.kept[0])},
+        {"source": None},
+    ):
+        before = len(calls)
+        found = basis(**other)
+        assert found is not first and len(calls) == before + 1
+    # The last alone is kept, and it is what would have been made.
+    again = basis()
+    assert again is not first
+    torch.testing.assert_close(whole(again, last.params), whole(first, last.params), rtol=0, atol=0)

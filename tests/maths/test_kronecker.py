@@ -145,6 +145,27 @@ def by_layer(matrix, basis, params):
     return kept
 
 
+@pytest.mark.parametrize("stretch", [1, 40, 2**15])
+def test_factors_are_sums_of_outer_products_however_many_are_added_up_at_once(stretch, monkeypatch):
+    monkeypatch.setattr(kronecker, "STRETCH", stretch)
+    torch.manual_seed(0)
+    module = nn.Conv2d(4, 6, 3, groups=2)
+    params = {name: value.detach() for name, value in module.named_parameters()}
+    inputs = torch.randn(10, 4, 5, 5)
+    pairs = [
+        pair
+        for part in inputs.split(3)
+        for pair in layer_pairs(
+            module, lambda at, part=part: functional_call(module, at, (part,)).square().flatten(1).sum(1), params, tuple(params)
+        )
+    ]
+    (found,) = kronecker_factors(pairs, len(inputs))
+    a = sum(torch.einsum("ngpi,ngpj->gij", one.inputs.double(), one.inputs.double()) for one in pairs)
+    s = sum(torch.einsum("ngpi,ngpj->gij", one.gradients.double(), one.gradients.double()) for one in pairs)
+    torch.testing.assert_close(found.inputs, a / (len(inputs) * 9), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.gradients, s / len(inputs), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("chunk_bytes", [1, 2**24])
 @pytest.mark.parametrize("name", [name for name in MODULES if name not in REFUSED])
 def test_ekfac_is_the_diagonal_in_its_basis_and_nearer_than_kfac(name, chunk_bytes, monkeypatch):

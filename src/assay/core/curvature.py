@@ -1,6 +1,7 @@
 """The curvature of a kept model's mean loss: as products, as a whole matrix, and by Kronecker factors of its layers."""
 
 import functools
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -16,7 +17,7 @@ from ..maths.layer_pairs import LayerPair
 from ..maths.params import Params
 from .errors import UsageError
 from .ids import Ids
-from .models import Batch, Model
+from .models import Batch, Model, ModelSource
 
 Factors = Literal["exact", "sampled", "empirical"]
 """Of which gradients Kronecker factors are made: `exact`, for the Gauss-Newton matrix one for each column of a square root of the loss's second
@@ -24,6 +25,8 @@ derivative by the outputs; `sampled`, one for a mix of the columns by random sig
 Kind = Literal["gauss_newton", "hessian"]
 HELD = 256 * 2**20
 """Bytes of layer pairs that are kept in memory; what would take more is made again by passes over the examples whenever it is needed."""
+_LAST: "weakref.WeakKeyDictionary[ModelSource, tuple[object, Eigenbasis]]" = weakref.WeakKeyDictionary()
+"""EK-FAC of a source's model that was made last, and of what: methods that are asked for together mostly read the same, and it is most of their time."""
 
 
 def factor_pairs(
@@ -141,13 +144,20 @@ class Curvature:
         examples: How many examples there are.
         kind: The Gauss-Newton matrix or the Hessian.
         decay: Number that is added to the diagonal, by parameter.
+        source: Where the model is from; what is costly is made once for all curvatures from there.
         backends: In which ways derivatives were taken so far.
     """
 
     def __init__(
-        self, model: Model, names: Sequence[str], ids: Ids, kind: Kind = "gauss_newton", decay: Mapping[str, float] | None = None
+        self,
+        model: Model,
+        names: Sequence[str],
+        ids: Ids,
+        kind: Kind = "gauss_newton",
+        decay: Mapping[str, float] | None = None,
+        source: ModelSource | None = None,
     ):
-        self.model, self.kind, self.ids = model, kind, ids
+        self.model, self.kind, self.ids, self.source = model, kind, ids, source
         self.like = {name: model.params[name] for name in names}
         self.examples = len(ids)
         self.decay = dict.fromkeys(names, 0.0) | dict(decay or {})
@@ -292,11 +302,21 @@ class Curvature:
         """
         jacobian = self.jacobian
         if jacobian is None:
-            return ekfac(self.model, self.names, self.examples, factors, self.ids.keys, seed)
+            return self._ekfac(factors, seed)
         first, root = self.by_outputs
         mixed = first[..., None] if factors == "empirical" else _mixed(root, factors, self.ids.keys, seed)
         basis = eigenbasis(kronecker_factors(jacobian.pairs(mixed), self.examples))
         return basis.corrected(jacobian.pairs(mixed), self.examples)
+
+    def _ekfac(self, factors: Factors, seed: int) -> Eigenbasis:
+        of = self.model.epoch, self.names, factors, seed
+        last = None if self.source is None else _LAST.get(self.source)
+        if last is not None and last[0] == of:
+            return last[1]
+        made = ekfac(self.model, self.names, self.examples, factors, self.ids.keys, seed)
+        if self.source is not None:
+            _LAST[self.source] = of, made
+        return made
 
     def kfac(self) -> Eigenbasis:
         """K-FAC of the losses' own gradients.

@@ -418,7 +418,7 @@ def curvature_of(reader: str, evidence: Evidence, at: int, layers: str, kind: Cu
     pulls = {name: pull for name, pull in model.weight_decay().items() if name in names} if decay == "recorded" else {}
     kinds = sorted({f"{pull.factor:g}, {'' if pull.coupled else 'not '}in the matrix" for pull in pulls.values()})
     coupled = {name: pull.factor for name, pull in pulls.items() if pull.coupled}
-    return Curvature(model, names, evidence.ids, kind, coupled), "; ".join(kinds) or "none"
+    return Curvature(model, names, evidence.ids, kind, coupled, source), "; ".join(kinds) or "none"
 
 
 def inverse_of(

@@ -13,10 +13,11 @@ $$ \Lambda_{kj} = \frac1n \sum_i \Big( \sum_p (U_S^\top g_{ip})_k \, (U_A^\top a
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .derivatives import CHUNK_BYTES
@@ -25,6 +26,8 @@ from .params import Params
 
 SIDE = 8192
 """The most rows that a factor may have: its eigenvalues take seconds to minutes."""
+STRETCH = 2**15
+"""Rows whose products are added up in their own precision before they are in double precision."""
 LEAST = 1e-12
 """The smallest eigenvalue of the approximation as a part of the largest, where there is no damping."""
 
@@ -57,7 +60,8 @@ def kronecker_factors(pairs: Iterable[LayerPair], examples: int) -> list[Kroneck
     Raises:
         ValueError: A factor would have too many rows; names the layer.
     """
-    sums: dict[LayerMatrix, tuple[Tensor, Tensor, int]] = {}
+    inputs: dict[LayerMatrix, _Products] = {}
+    gradients: dict[LayerMatrix, _Products] = {}
     for pair in pairs:
         matrix = pair.matrix
         side = max(matrix.outputs, 0 if matrix.indexed else matrix.columns)
@@ -65,16 +69,50 @@ def kronecker_factors(pairs: Iterable[LayerPair], examples: int) -> list[Kroneck
             raise ValueError(
                 f"layer {matrix.layer or 'of the whole net'} has a factor of {side:,} rows, of which {SIDE:,} are the most"
             )
-        g = by_group(pair.gradients)
+        gradients.setdefault(matrix, _Products()).add(by_group(pair.gradients))
+        of_inputs = inputs.setdefault(matrix, _Products())
         if matrix.indexed:
-            a = torch.bincount(pair.inputs.flatten().cpu(), minlength=matrix.columns)[None]
+            of_inputs.count(pair.inputs.flatten(), matrix.columns)
         else:
-            rows = by_group(pair.inputs)
-            a = rows.mT @ rows
-        a, s = (part.to("cpu", torch.float64) for part in (a, g.mT @ g))
-        before = sums.get(matrix)
-        sums[matrix] = (a, s, g.shape[1]) if before is None else (before[0] + a, before[1] + s, before[2] + g.shape[1])
-    return [KroneckerFactors(matrix, a / positions, s / examples) for matrix, (a, s, positions) in sums.items()]
+            of_inputs.add(by_group(pair.inputs))
+    return [
+        KroneckerFactors(matrix, inputs.pop(matrix).sum().div_(of_gradients.rows), of_gradients.sum().div_(examples))
+        for matrix, of_gradients in gradients.items()
+    ]
+
+
+class _Products:
+    """The sum of the outer products of rows with themselves, in double precision on the CPU."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._total = torch.zeros((), dtype=torch.float64)
+        self._part: Tensor | None = None
+        self._part_rows = 0
+
+    def add(self, rows: Float[Tensor, "groups rows columns"]) -> None:
+        """Add those of some rows."""
+        # A side of thousands of rows takes longer to be converted than the products of one chunk, so that a stretch of them is added up first.
+        if self._part is None:
+            self._part = rows.mT @ rows
+        else:
+            self._part.baddbmm_(rows.mT, rows)
+        self.rows += rows.shape[1]
+        self._part_rows += rows.shape[1]
+        if self._part_rows >= STRETCH:
+            self.sum()
+
+    def count(self, places: Int[Tensor, " rows"], columns: int) -> None:
+        """Add those of rows with a single 1, of which the diagonal is kept."""
+        self._total = self._total + torch.bincount(places.cpu(), minlength=columns)[None]
+        self.rows += len(places)
+
+    def sum(self) -> Tensor:
+        """Of all rows so far."""
+        if self._part is not None:
+            self._total = self._part.to("cpu", torch.float64).add_(self._total)
+            self._part, self._part_rows = None, 0
+        return self._total
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,12 +138,12 @@ class EigenLayer:
     def turned(self, matrix: Float[Tensor, "*lead groups outputs columns"]) -> Float[Tensor, "*lead groups outputs columns"]:
         """Matrices in the basis of the eigenvectors."""
         found = self.gradients.to(matrix).mT @ matrix
-        return found if self.inputs is None else found @ self.inputs.to(matrix)
+        return found if self.inputs is None else _by_group_times(found, self.inputs)
 
     def turned_back(self, matrix: Float[Tensor, "*lead groups outputs columns"]) -> Float[Tensor, "*lead groups outputs columns"]:
         """The inverse of `turned`."""
         found = self.gradients.to(matrix) @ matrix
-        return found if self.inputs is None else found @ self.inputs.to(matrix).mT
+        return found if self.inputs is None else _by_group_times(found, self.inputs.mT)
 
     def squares(self, pair: LayerPair) -> Float[Tensor, "groups outputs columns"]:
         """The squares of the examples' gradients in this basis, added up."""
@@ -137,7 +175,7 @@ class EigenLayer:
 
     def _sides(self, pair: LayerPair) -> tuple[Tensor, Tensor]:
         assert self.inputs is not None
-        return pair.gradients @ self.gradients.to(pair.gradients), pair.inputs @ self.inputs.to(pair.inputs)
+        return _by_group_times(pair.gradients, self.gradients), _by_group_times(pair.inputs, self.inputs)
 
     def _rows(self, pair: LayerPair) -> Iterator[tuple[slice, Tensor]]:
         """The examples' gradients in this basis, (chunk, groups, outputs, columns), in chunks of examples."""
@@ -145,14 +183,11 @@ class EigenLayer:
         size = max(1, CHUNK_BYTES // (self.values.numel() * pair.gradients.element_size()))
         # Many positions are cheaper added up before they are turned.
         first = places * (columns**2 + outputs**2) > outputs * columns * (outputs + columns)
-        for start in range(0, len(pair.gradients), size):
+        g, a = (pair.gradients, pair.inputs) if first else self._sides(pair)
+        for start in range(0, len(g), size):
             part = slice(start, start + size)
-            chunk = dataclasses.replace(pair, inputs=pair.inputs[part], gradients=pair.gradients[part])
-            if first:
-                yield part, self.turned(chunk.gradients.mT @ chunk.inputs)
-            else:
-                g, a = self._sides(chunk)
-                yield part, g.mT @ a
+            rows = g[part].mT @ a[part]
+            yield part, self.turned(rows) if first else rows
 
     def _by_token(self, pair: LayerPair) -> tuple[Tensor, Tensor, Tensor, int]:
         """Of an embedding, each example's gradient by token in this basis: rows, and whose and which token's each is; and how many examples there are."""
@@ -162,6 +197,14 @@ class EigenLayer:
         g = by_group(pair.gradients)[0] @ self.gradients[0].to(pair.gradients)
         rows = g.new_zeros(len(found), g.shape[1]).index_add_(0, places, g)
         return rows, found // self.matrix.columns, found % self.matrix.columns, count
+
+
+def _by_group_times(rows: Float[Tensor, "*lead groups rows columns"], vectors: Float[Tensor, "groups columns width"]) -> Tensor:
+    """The rows of each group times its matrix, in one product for each group."""
+    # A product over leading axes would copy the matrix, which may be the largest thing there is, once for each example.
+    lead = math.prod(rows.shape[:-3])
+    found = by_group(rows.reshape(lead, *rows.shape[-3:])) @ vectors.to(rows)
+    return found.unflatten(1, (lead, rows.shape[-2])).transpose(0, 1).reshape(*rows.shape[:-1], vectors.shape[-1])
 
 
 Spectrum = Callable[[EigenLayer], Float[Tensor, "groups outputs columns"]]

@@ -99,8 +99,10 @@ class LayerPair:
 
     def sq_size(self, factors: Float[Tensor, " examples"]) -> Tensor:
         """Sum of the squares of what `summed` adds up."""
-        sizes = self.gradients.square().sum(-1) * (1 if self.matrix.indexed else self.inputs.square().sum(-1))
-        return (sizes.flatten(1).sum(1) * factors.square()).sum()
+        sizes = torch.linalg.vector_norm(self.gradients, dim=-1)
+        if not self.matrix.indexed:
+            sizes = sizes * torch.linalg.vector_norm(self.inputs, dim=-1)
+        return (sizes.square().flatten(1).sum(1) * factors.square()).sum()
 
 
 def by_group(rows: Tensor) -> Tensor:
