@@ -171,4 +171,4 @@ class CheckpointModel:
     def target(self, name: str) -> dict[str, Tensor]:
         """Gradient of a target with respect to the parameters, taken at the parameters and not at their running average, as steps are."""
         with self._replay.isolated(), standing_at(self._replay.training.model, self._state):
-            return target_gradient(self._replay.training, self._replay.named(name), name)[1]
+            return target_gradient(self._replay.training, self._replay.named(name), name, statistics=False)[1]

@@ -76,7 +76,7 @@ class ReplayedStep(ModelBatch):
         """Gradient of a target with respect to the parameters before the step, taken at the parameters and not at their running average."""
         training = self.step_run.training
         with self.step_run.isolated(), standing_at(training.model, self.before.model):
-            return target_gradient(training, self.step_run.replay.named(name), name)[1]
+            return target_gradient(training, self.step_run.replay.named(name), name, statistics=False)[1]
 
     def target_product(self, name: str, direction: Params) -> dict[str, Tensor]:
         """Product of a direction with the Hessian of a target before the step."""

@@ -1,5 +1,6 @@
 """Targets: the numbers whose change is predicted, and their gradients."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -45,21 +46,28 @@ def parts_of_target(target: Target, model: nn.Module, name: str) -> Iterator[Ten
 
 
 def target_gradient(
-    training: ReplayableTraining, target: Target, name: str
+    training: ReplayableTraining, target: Target, name: str, *, statistics: bool = True
 ) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
     """Value of a target, and its derivative with respect to the trainable parameters and the running statistics.
+
+    Args:
+        training: The model, as it stands.
+        target: The target.
+        name: Its name, for messages.
+        statistics: Whether to differentiate by the running statistics too, for which batch normalisation is written out.
 
     Raises:
         UsageError: The target does not depend on the parameters.
         NumericalError: It is not finite.
     """
     model = training.model
-    buffers = running_statistics(model)
+    buffers = running_statistics(model) if statistics else {}
     leaves = {n: p for n, p in model.named_parameters() if n in training.functional.names}
     total: dict[str, Tensor] = {}
     value = 0.0
     depends = False
-    with mode(model, False), torch.enable_grad(), written_out(), differentiable_statistics():
+    by_statistics = differentiable_statistics() if statistics else contextlib.nullcontext()
+    with mode(model, False), torch.enable_grad(), written_out(), by_statistics:
         try:
             for buffer in buffers.values():
                 buffer.requires_grad_()
