@@ -184,6 +184,27 @@ def test_a_target_at_the_end_is_that_of_the_averaged_model(tmp_path):
         torch.testing.assert_close(value, expected)
 
 
+def test_a_target_of_a_kept_model_or_step_with_batch_statistics_has_autograd_s_gradient(tmp_path):
+    recipe = Recipe(epochs=2, lr=0.1, batch=5)
+    run = recorded(tmp_path / "run", recipe, net(norm=True))
+    replay = again(run, recipe, net(norm=True, seed=1))
+    inputs, labels, _ = data()
+    model = net(norm=True).eval()
+
+    def expected(state):
+        model.load_state_dict(state)
+        loss = nn.functional.cross_entropy(model(inputs), labels)
+        return dict(zip(dict(model.named_parameters()), torch.autograd.grad(loss, list(model.parameters())), strict=True))
+
+    found = [(replay.at(1).target("loss"), expected(run.model(1)))]
+    found += [(step.target("loss"), expected({**step.buffers, **step.params})) for step in replay.forwards(range(3))]
+    for target, gradients in found:
+        assert target.keys() == gradients.keys() and float(gradients["0.weight"].norm()) > 1e-3
+        for name, value in target.items():
+            torch.testing.assert_close(value, gradients[name], rtol=1e-4, atol=1e-6)
+        assert not any(buffer.requires_grad for buffer in replay.training.model.buffers())
+
+
 def test_an_average_takes_memory_and_must_end_as_it_was_recorded(tmp_path):
     recipe = Recipe(epochs=2, lr=0.05, batch=5, ema=0.9)
     run = recorded(tmp_path / "run", recipe, net())
