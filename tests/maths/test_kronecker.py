@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 from assay.maths import kronecker
 from assay.maths.kronecker import eigenbasis, kronecker_factors, kronecker_inverse, shifted
-from assay.maths.layer_pairs import layer_pairs
+from assay.maths.layer_pairs import LayerMatrix, LayerPair, layer_pairs
 from assay.maths.params import flatten, unflatten
 from maths.test_derivatives import BATCH, MODULES, batch_losses, loss
 from maths.test_derivatives import world as net
@@ -164,6 +164,14 @@ def test_factors_are_sums_of_outer_products_however_many_are_added_up_at_once(st
     s = sum(torch.einsum("ngpi,ngpj->gij", one.gradients.double(), one.gradients.double()) for one in pairs)
     torch.testing.assert_close(found.inputs, a / (len(inputs) * 9), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.gradients, s / len(inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision_is_not_added_up():
+    matrix = LayerMatrix("", "weight", None, ((2, 3), ()), 1, 2, 3, False)
+    # From 256 on a 1 more is lost in bfloat16.
+    ones = LayerPair(matrix, slice(0, 1), torch.ones(1, 1, 1, 3).bfloat16(), torch.ones(1, 1, 1, 2).bfloat16())
+    (found,) = kronecker_factors([ones] * 1000, 1000)
+    assert torch.equal(found.inputs, torch.ones(1, 3, 3).double()) and torch.equal(found.gradients, torch.ones(1, 2, 2).double())
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 2**24])

@@ -99,7 +99,8 @@ class _Products:
             self._part.baddbmm_(rows.mT, rows)
         self.rows += rows.shape[1]
         self._part_rows += rows.shape[1]
-        if self._part_rows >= STRETCH:
+        # Half precision would lose what is added.
+        if self._part_rows >= STRETCH or self._part.element_size() < 4:
             self.sum()
 
     def count(self, places: Int[Tensor, " rows"], columns: int) -> None:
@@ -137,12 +138,12 @@ class EigenLayer:
 
     def turned(self, matrix: Float[Tensor, "*lead groups outputs columns"]) -> Float[Tensor, "*lead groups outputs columns"]:
         """Matrices in the basis of the eigenvectors."""
-        found = self.gradients.to(matrix).mT @ matrix
+        found = _by_group_times(matrix.mT, self.gradients).mT
         return found if self.inputs is None else _by_group_times(found, self.inputs)
 
     def turned_back(self, matrix: Float[Tensor, "*lead groups outputs columns"]) -> Float[Tensor, "*lead groups outputs columns"]:
         """The inverse of `turned`."""
-        found = self.gradients.to(matrix) @ matrix
+        found = _by_group_times(matrix.mT, self.gradients.mT).mT
         return found if self.inputs is None else _by_group_times(found, self.inputs.mT)
 
     def squares(self, pair: LayerPair) -> Float[Tensor, "groups outputs columns"]:
