@@ -1,6 +1,7 @@
 import inspect
 
 import pytest
+from torch.utils.data import DataLoader
 
 from assay.core import errors
 
@@ -38,6 +39,25 @@ def test_a_wrong_call_is_a_value_error():
 def test_unknown_names_carry_the_nearest(name, words):
     with pytest.raises(errors.UsageError, match=words):
         raise errors.UnknownName("method", name, ["margin", "dual", "aum"])
+
+
+class Refused:
+    """A dataset whose second item is refused."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        if index:
+            raise errors.RunError("The folder holds no run.\x1b[1m")
+        return index
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_from_a_loader_s_worker_says_its_own_sentence(workers):
+    with pytest.raises(errors.RunError) as refused:
+        list(DataLoader(Refused(), batch_size=1, num_workers=workers))
+    assert str(refused.value) == r"The folder holds no run.\x1b[1m"
 
 
 def test_some():

@@ -502,11 +502,16 @@ def test_batches_that_are_tuples_are_recorded_by_attach_and_refused_by_the_callb
     trainer.train()
     attached.detach()
     assert Run(tmp_path / "run").epochs == 2
-    other = trainer_of(tmp_path, Pairs, data_collator=pair, callbacks=[assay.huggingface.Recorder(tmp_path / "callback")])
-    with pytest.raises(
-        UsageError, match=r"The collator makes a tuple of a batch, .*; let it return a dict, or use assay\.attach"
-    ):
-        other.train()
+    # In a worker too, whose errors torch raises anew.
+    for workers in (0, 1):
+        recorder = assay.huggingface.Recorder(tmp_path / f"callback {workers}")
+        other = trainer_of(tmp_path, Pairs, data_collator=pair, callbacks=[recorder], dataloader_num_workers=workers)
+        with pytest.raises(UsageError) as refused:
+            other.train()
+        assert str(refused.value) == (
+            "The collator makes a tuple of a batch, and the callback records batches that are dicts; let it return a dict, or use "
+            "assay.attach(trainer, folder)."
+        )
     trainer.train()
 
 

@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import re
 import signal
 
 import pytest
@@ -178,3 +179,9 @@ def test_what_ends_one_process_ends_both_with_a_sentence(tmp_path, name):
         together(ends, folder, settings, error, words)
     run = Run(folder)
     assert run.epochs == 1 and run.check()
+    said = pathlib.Path(f"{folder}.0").read_text().splitlines()[-1]
+    assert re.fullmatch(
+        r"RunError: Process 0 of 2, epoch 1: another process ended or does not answer \(.+\), so the epoch is not recorded; "
+        r"start all processes again, and go on with the run\.",
+        said,
+    )

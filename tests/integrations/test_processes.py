@@ -164,7 +164,8 @@ def expects_of(part, rank, folder, settings, error, words):
     processes.WAITS = datetime.timedelta(seconds=20)
     with pytest.raises(error, match=words) as caught:
         part(rank, folder, settings)
-    pathlib.Path(f"{folder}.{rank}").write_text(f"{type(caught.value).__name__}: {caught.value}")
+    said = [f"{type(caught.value).__name__}: {caught.value}", *getattr(caught.value, "__notes__", ())]
+    pathlib.Path(f"{folder}.{rank}").write_text("\n".join(said))
     caught = None
     gc.collect()
 

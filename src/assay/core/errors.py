@@ -17,10 +17,14 @@
 
 import contextlib
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 from .words import printable
+
+IN_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback ")
+"""How a message begins that torch made of an error in a loader's worker."""
 
 
 class AssayError(Exception):
@@ -29,8 +33,11 @@ class AssayError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __str__(self) -> str:
+        # Torch raises an error of a loader's worker anew, with the traceback there as its message.
+        whole = super().__str__()
+        said = whole.rpartition(f"{type(self).__module__}.{type(self).__qualname__}: ")[2] if IN_WORKER.match(whole) else whole
         # Messages name ids, classes and files, which strangers may have chosen.
-        return printable(super().__str__())
+        return printable(said.rstrip("\n"))
 
 
 class UndeclaredNeed(AssayError):

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from ..core.accumulators import AbstractStepMethod
-from ..core.errors import AssayError, UsageError, listed
+from ..core.errors import AssayError, RunError, UsageError, listed
 from ..core.method import AbstractMethod
 from ..methods import parse
 from ..replay.generators import seed_loop, untouched_generators
@@ -788,8 +788,14 @@ class LoopRecorder:
             self.close()
         elif not self._closed:
             self._end()
-        if self._processes is not None and disconnected(error):
-            raise self._processes.broken(f"epoch {self.epochs}", error) from error  # type: ignore[arg-type]
+        if error is not None and (broken := self.broken_by(error)) is not None:
+            raise broken from error
+
+    def broken_by(self, error: BaseException) -> RunError | None:
+        """What an error that ends the training says where another process of it is gone; None for any other error."""
+        if self._processes is None or not disconnected(error):
+            return None
+        return self._processes.broken(f"epoch {self.epochs}", error)
 
 
 def _settings_of(optimizer: Optimizer) -> tuple[list[float], list[tuple[float, float]]]:
