@@ -103,19 +103,21 @@ def test_the_mixed_gradient_is_a_sum_of_the_examples_gradients_with_signs(model)
     torch.testing.assert_close(rows.T @ signs.sign(), found.mixed_gradient(), rtol=1e-5, atol=1e-6)
 
 
-def test_curvatures_of_one_source_share_what_was_made_last(monkeypatch):
+@pytest.mark.parametrize("held", [0, 2**26])
+def test_curvatures_of_one_source_share_what_was_made_last(held, monkeypatch):
     source, ids = world().replay, world().ids
     last = source.at(source.kept[-1])
-    names, calls = tuple(last.params), []
-    monkeypatch.setattr(curvature, "HELD", 0)
+    names, made = tuple(last.params), []
+    monkeypatch.setattr(curvature, "HELD", held)
     monkeypatch.setattr(curvature, "_LAST", weakref.WeakKeyDictionary())
-    monkeypatch.setattr(curvature, "ekfac", lambda *args: calls.append(args) or ekfac(*args))
+    plain = Curvature._ekfac
+    monkeypatch.setattr(Curvature, "_ekfac", lambda self, *args: made.append(args) or plain(self, *args))
 
     def basis(model=last, names=names, factors="sampled", seed=0, source=source):
         return Curvature(model, names, ids, source=source).eigenbasis(factors, seed)
 
     first = basis()
-    assert basis(source.at(source.kept[-1])) is first and len(calls) == 1
+    assert basis(source.at(source.kept[-1])) is first and len(made) == 1
     for other in (
         {"seed": 1},
         {"factors": "empirical"},
@@ -123,10 +125,13 @@ def test_curvatures_of_one_source_share_what_was_made_last(monkeypatch):
         {"model": source.at(source.kept[0])},
         {"source": None},
     ):
-        before = len(calls)
+        before = len(made)
         found = basis(**other)
-        assert found is not first and len(calls) == before + 1
+        assert found is not first and len(made) == before + 1
     # The last alone is kept, and it is what would have been made.
     again = basis()
     assert again is not first
     torch.testing.assert_close(whole(again, last.params), whole(first, last.params), rtol=0, atol=0)
+    # What was made of derivatives in memory is not taken for what passes make.
+    monkeypatch.setattr(curvature, "HELD", 2**26 - held)
+    assert basis() is not again

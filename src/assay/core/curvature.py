@@ -26,7 +26,8 @@ Kind = Literal["gauss_newton", "hessian"]
 HELD = 256 * 2**20
 """Bytes of layer pairs that are kept in memory; what would take more is made again by passes over the examples whenever it is needed."""
 _LAST: "weakref.WeakKeyDictionary[ModelSource, tuple[object, Eigenbasis]]" = weakref.WeakKeyDictionary()
-"""EK-FAC of a source's model that was made last, and of what: methods that are asked for together mostly read the same, and it is most of their time."""
+"""EK-FAC of a source's model that was made last, and of what: methods that are asked for together mostly read the same, and of wide nets it is most of
+their time. The last alone, because it may be the largest thing in memory."""
 
 
 def factor_pairs(
@@ -144,7 +145,7 @@ class Curvature:
         examples: How many examples there are.
         kind: The Gauss-Newton matrix or the Hessian.
         decay: Number that is added to the diagonal, by parameter.
-        source: Where the model is from; what is costly is made once for all curvatures from there.
+        source: Where the model is from; EK-FAC of it that was made last is taken again; None to make it anew.
         backends: In which ways derivatives were taken so far.
     """
 
@@ -300,23 +301,23 @@ class Curvature:
             UsageError: A parameter's gradient is not made of those of one layer; or the losses are no convex function of one set of outputs.
             ValueError: A factor would have too many rows; names the layer.
         """
+        of = self.model.epoch, self.names, factors, seed, self.jacobian is None
+        last = None if self.source is None else _LAST.get(self.source)
+        if last is not None and last[0] == of:
+            return last[1]
+        made = self._ekfac(factors, seed)
+        if self.source is not None:
+            _LAST[self.source] = of, made
+        return made
+
+    def _ekfac(self, factors: Factors, seed: int) -> Eigenbasis:
         jacobian = self.jacobian
         if jacobian is None:
-            return self._ekfac(factors, seed)
+            return ekfac(self.model, self.names, self.examples, factors, self.ids.keys, seed)
         first, root = self.by_outputs
         mixed = first[..., None] if factors == "empirical" else _mixed(root, factors, self.ids.keys, seed)
         basis = eigenbasis(kronecker_factors(jacobian.pairs(mixed), self.examples))
         return basis.corrected(jacobian.pairs(mixed), self.examples)
-
-    def _ekfac(self, factors: Factors, seed: int) -> Eigenbasis:
-        of = self.model.epoch, self.names, factors, seed
-        last = None if self.source is None else _LAST.get(self.source)
-        if last is not None and last[0] == of:
-            return last[1]
-        made = ekfac(self.model, self.names, self.examples, factors, self.ids.keys, seed)
-        if self.source is not None:
-            _LAST[self.source] = of, made
-        return made
 
     def kfac(self) -> Eigenbasis:
         """K-FAC of the losses' own gradients.

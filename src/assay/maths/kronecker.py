@@ -76,7 +76,7 @@ def kronecker_factors(pairs: Iterable[LayerPair], examples: int) -> list[Kroneck
         else:
             of_inputs.add(by_group(pair.inputs))
     return [
-        KroneckerFactors(matrix, inputs.pop(matrix).sum().div_(of_gradients.rows), of_gradients.sum().div_(examples))
+        KroneckerFactors(matrix, inputs.pop(matrix).over(of_gradients.rows), of_gradients.over(examples))
         for matrix, of_gradients in gradients.items()
     ]
 
@@ -101,19 +101,22 @@ class _Products:
         self._part_rows += rows.shape[1]
         # Half precision would lose what is added.
         if self._part_rows >= STRETCH or self._part.element_size() < 4:
-            self.sum()
+            self._settle()
 
     def count(self, places: Int[Tensor, " rows"], columns: int) -> None:
         """Add those of rows with a single 1, of which the diagonal is kept."""
         self._total = self._total + torch.bincount(places.cpu(), minlength=columns)[None]
         self.rows += len(places)
 
-    def sum(self) -> Tensor:
-        """Of all rows so far."""
+    def over(self, number: int) -> Tensor:
+        """The sum divided by a number."""
+        self._settle()
+        return self._total / number
+
+    def _settle(self) -> None:
         if self._part is not None:
             self._total = self._part.to("cpu", torch.float64).add_(self._total)
             self._part, self._part_rows = None, 0
-        return self._total
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
