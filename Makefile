@@ -26,7 +26,7 @@ test-slow: .venv/installed-frameworks
 
 test-older: .venv/installed-older
 	# That the older ones are the ones that are found.
-	PYTHONPATH=.venv/older $(BIN)/python -c "import transformers, lightning, skorch; print(found := [one.__version__ for one in (transformers, lightning, skorch)]); assert found == ['4.57.6', '2.5.6', '1.3.1']"
+	PYTHONPATH=.venv/older $(BIN)/python -c "import transformers, lightning, skorch, accelerate; print(found := [one.__version__ for one in (transformers, lightning, skorch, accelerate)]); assert found == ['4.57.6', '2.5.6', '1.3.1', '1.10.1']"
 	PYTHONPATH=.venv/older $(BIN)/python -m pytest -m "" $(TRAINERS)
 
 processors: .venv/installed-dev

@@ -293,6 +293,22 @@ def test_a_resumed_training_goes_on_with_its_run(tmp_path, form):
         trained("parts")
 
 
+def test_a_training_that_goes_on_without_its_optimizer_s_state_is_told(tmp_path):
+    def trained(resume=None, stop=None):
+        stops = [Stops(stop)] if stop else []
+        trainer = trainer_of(tmp_path, callbacks=stops, num_train_epochs=3, save_strategy="epoch", save_only_model=True)
+        assay.attach(trainer, tmp_path / "run", seed=SEED)
+        trainer.train(resume_from_checkpoint=resume)
+
+    trained(stop=6)
+    with pytest.warns(
+        UserWarning,
+        match=r"goes on with another state of the optimizer than .*run ended epoch 0 with \(step of parameter 0\): what is",
+    ):
+        trained(resume=True)
+    assert Run(tmp_path / "run").epochs == 3
+
+
 @pytest.mark.filterwarnings("default:.*is not recorded")
 def test_an_epoch_of_two_processes_is_left_with_a_warning_and_the_next_is_recorded(tmp_path):
     def trained(resume=None, stop=None, folder="run"):

@@ -1,5 +1,6 @@
 """Models that accelerate, Hugging Face's Trainer and Lightning keep in parts in two processes (`fully_shard`): one run, equal to that of whole models."""
 
+import contextlib
 import functools
 import gc
 import os
@@ -7,6 +8,7 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
+from packaging.version import Version
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
@@ -22,6 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 RECORDING = Recording(live=["aum"], keep_logits=True, checkpoints="every")
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 """Sums over parts are rounded otherwise than over whole tensors, and AdamW's first steps are as long whatever a gradient's size."""
+LOSES_OPTIMIZER = Version(accelerate.__version__) < Version("1.13")
 
 
 def parts_on_cpu():
@@ -149,7 +152,10 @@ def by_trainer(rank, folder):
     trains("accumulated", gradient_accumulation_steps=2, **parts)
     trains("whole accumulated", gradient_accumulation_steps=2)
     trains("resumed", stop=3, **parts)
-    trains("resumed", resume=True, **parts)
+    # Before 1.13 accelerate loads an optimizer in parts without its state, and says nothing.
+    loses = pytest.warns(UserWarning, match="goes on with another state of the optimizer than")
+    with loses if rank == 0 and LOSES_OPTIMIZER else contextlib.nullcontext():
+        trains("resumed", resume=True, **parts)
     os.environ |= {"FSDP_VERSION": "1", "FSDP_RESHARD_AFTER_FORWARD": "FULL_SHARD"}
     with pytest.raises(
         UsageError,
@@ -161,7 +167,7 @@ def by_trainer(rank, folder):
 def test_huggingfaces_trainer_keeps_parts(tmp_path):
     pytest.importorskip("transformers")
     together(by_trainer, tmp_path)
-    for name in ("attached", "called", "accumulated", "resumed"):
+    for name in ("attached", "called", "accumulated", *([] if LOSES_OPTIMIZER else ["resumed"])):
         same_runs(tmp_path / name / "run", tmp_path / ("whole accumulated" if name == "accumulated" else "whole") / "run")
     assert not (tmp_path / "refused" / "run").exists()
 

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,16 +95,21 @@ class Asked:
         Raises:
             OutputExists: The folder holds a run, and the trainer begins anew.
             Mismatch: The run does not end where the trainer goes on.
+
+        Warns:
+            UserWarning: It does, with another state of the optimizer.
         """
         resumes = went > 0 and RunPaths(self.folder).header.exists()
         inner = unwrapped(model)
-        # Parts are gathered by all processes at once, whether or not this one has the folder.
-        weights = whole(inner.state_dict(), resumes) if went and sharded(inner) else inner.state_dict()
+        now: dict[str, Any] = {"model": inner.state_dict(), "optimizer": inner_optimizer(optimizer).state_dict()} if went else {}
+        if went and sharded(inner):
+            # Parts are gathered by all processes at once, whether or not this one has the folder.
+            now = whole(now, resumes)
         if not went and first_process():
             self.check_new(way)
         held: list[Any] = []
         if resumes:
-            self._check_goes_on(inner, weights, went)
+            self._check_goes_on(inner, now, went)
             held = [copy.deepcopy(part.state_dict()) for part in (inner, inner_optimizer(optimizer))]
         made = record(
             self.folder,
@@ -132,10 +138,35 @@ class Asked:
         if epochs != went or run.header.checkpoints == "none":
             return
         file = run.checkpoint(epochs - 1)
-        kept = names_inside(unpack(file.read_all(), file.notes["state"])["model"], model)
-        apart = [name for name, value in kept.items() if name not in now or not torch.equal(now[name].cpu(), value.cpu())]
-        if apart:
+        kept = unpack(file.read_all(), file.notes["state"])
+        if apart := _apart(names_inside(kept["model"], model), now["model"]):
             raise Mismatch(
                 f"{self.folder} ended epoch {epochs - 1} with other weights than the trainer's checkpoint has ({apart[0]}); resume the trainer that was "
                 "recorded, or record into another folder."
             )
+        slots, found = (
+            {
+                f"{slot} of parameter {number}": value
+                for number, of in state["optimizer"]["state"].items()
+                for slot, value in of.items()
+            }
+            for state in (kept, now)
+        )
+        if (apart := _apart(slots, found)) and first_process():
+            warnings.warn(
+                f"The trainer goes on with another state of the optimizer than {self.folder} ended epoch {epochs - 1} with ({apart[0]}): what is recorded from here "
+                "on is a training whose optimizer began anew, or lost a part of its state. Save the optimizer with the trainer's checkpoints, in a version that "
+                "loads it (parts of a model: accelerate 1.13).",
+                stacklevel=2,
+            )
+
+
+def _apart(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of what was kept and is otherwise, or not there."""
+    return [name for name, value in kept.items() if name not in now or not _same(value, now[name])]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one.cpu(), other.cpu())
+    return bool(one == other)

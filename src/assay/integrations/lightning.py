@@ -399,11 +399,11 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Give up what is open; the epochs before are on disk."""
-        broken = None if self._recorder is None else self._recorder.broken_by(exception)
-        self._leave()
-        if broken is not None:
+        # At once: Lightning answers a signal from whoever started the processes by raising anew wherever this one is.
+        if self._recorder is not None and (broken := self._recorder.broken_by(exception)) is not None:
             # Lightning cleans up and raises its own on; an error from here would stop both.
             exception.add_note(f"{type(broken).__name__}: {broken}")
+        self._leave()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave nothing behind."""
