@@ -17,6 +17,7 @@ from assay.experiments.games import RetrainingGame
 from assay.experiments.plan import Plan, load_data, plan_of
 from assay.experiments.record import untrained
 from assay.learners.ridge import Ridge
+from assay.runs.coalitions import record_size
 from assay.runs.run import Run
 from experiments.small import copied, recorded
 from replay.test_agreement import data, held_out, looped
@@ -59,8 +60,10 @@ def test_a_run_is_valued_by_what_its_plan_held_out(run, tmp_path):
     assert not torch.equal(test.values, found[KNN].values)
 
 
-def test_a_killed_game_goes_on(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("pool", [None, InlineExecutor()], ids=["here", "sent"])
+def test_a_killed_game_goes_on(run, tmp_path, monkeypatch, pool):
     """What was trained before is not trained again, and the values are those of a game that was never interrupted."""
+    execution = assay.Execution(pool)
     mine, title, plain = copied(run, tmp_path / "mine"), "banzhaf:learner=ridge,subsets=96", Ridge.fit
     expected = assay.score(mine, title)[title]
     assert not (mine.folder / "games").exists()
@@ -74,12 +77,11 @@ def test_a_killed_game_goes_on(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Ridge, "fit", counting)
     with pytest.raises(KeyboardInterrupt):
-        assay.score(mine, title, save=True)
+        assay.score(mine, title, save=True, execution=execution)
     last = 1000
-    found = assay.score(mine, title, save=True)[title]
+    found = assay.score(mine, title, save=True, execution=execution)[title]
     assert torch.equal(found.values, expected.values)
-    # A block of 32 was whole; what was begun beside it is trained again.
-    assert len(trained) == 50 + 96 - 32
+    assert len(trained) == 96
     trained.clear()
     shutil.rmtree(mine.folder / "scores")
     assert torch.equal(assay.score(mine, title, save=True)[title].values, expected.values) and not trained
@@ -137,8 +139,7 @@ def test_a_killed_score_by_bags_goes_on(run, tmp_path, monkeypatch):
         assay.score(mine, title, save=True)
     monkeypatch.setattr(Ridge, "train", lambda *given: (trained.append(1), plain(*given))[1])
     assert torch.equal(assay.score(mine, title, save=True)[title].values, expected.values)
-    # A block of 32 was whole; what was begun beside it is trained again.
-    assert len(trained) == 50 + 70 - 32
+    assert len(trained) == 70
 
 
 def test_bags_are_trained_where_it_is_said_to_the_same_bytes(run, tmp_path):
@@ -198,24 +199,28 @@ assay.score(sys.argv[1], sys.argv[2], save=True)
 
 @pytest.mark.slow
 def test_a_game_that_is_killed_by_force_goes_on(run, tmp_path, monkeypatch):
-    title = "banzhaf:learner=ridge,subsets=640"
+    title, record = "banzhaf:learner=ridge,subsets=640", record_size(1)
     mine = copied(run, tmp_path / "mine")
     expected, trained, plain = assay.score(run, title)[title], [], Ridge.train
     kills = 0
+
+    def kept():
+        return sum(path.stat().st_size for path in mine.folder.glob("games/*")) // record
+
     for _ in range(3):
-        before = sum(path.stat().st_size for path in mine.folder.glob("games/*"))
+        before = kept()
         child = subprocess.Popen([sys.executable, "-c", SCORING, str(mine.folder), title])
-        while child.poll() is None and sum(path.stat().st_size for path in mine.folder.glob("games/*")) <= before:
+        while child.poll() is None and kept() < before + 20:
             time.sleep(0.001)
         kills += child.poll() is None
         child.kill()
         child.wait()
     assert kills == 3 and not list(mine.folder.glob("scores/*"))
     monkeypatch.setattr(Ridge, "train", lambda *given: (trained.append(1), plain(*given))[1])
+    left = 640 - kept()
     found = assay.score(mine, title, save=True)[title]
     assert torch.equal(found.values, expected.values) and torch.equal(found.repeats, expected.repeats)
-    # A block of 32 was whole at each kill.
-    assert len(trained) <= 640 - 3 * 32
+    assert len(trained) == left <= 580
 
 
 def test_a_data_set_without_training_plays_no_game_that_nobody_named(tmp_path):

@@ -1,12 +1,8 @@
-import types
-
 import numpy as np
-import pytest
 import torch
 
-from assay.core.errors import UsageError
 from assay.core.ids import Ids
-from assay.studies.alterations import check_in_memory, transformed
+from assay.studies.alterations import transformed
 
 KEYS = Ids(range(400)).keys
 
@@ -32,8 +28,3 @@ def _uniform(seed):
     from assay.maths import draws
 
     return draws.uniform(KEYS, seed, "transform").numpy()
-
-
-def test_data_that_are_read_from_disk_are_not_altered():
-    with pytest.raises(UsageError, match="read from disk batch by batch"):
-        check_in_memory(types.SimpleNamespace(inputs=object()), "imagenet:path=DIR")

@@ -3,8 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from assay.core.errors import UnknownName, UsageError
+from assay.data.disk_images import DiskImages
 from assay.experiments.plan import Plan, load_data, plan_of
 from assay.runs.paths import StudyPaths
 from assay.runs.run import Run
@@ -71,12 +73,44 @@ def test_published_numbers_are_marked_as_they_are_known():
     assert exact == {"DUAL + beta": 0.60}
 
 
-def test_corrupted_images_are_as_many_as_asked_for_and_the_test_part_is_as_it_was(tmp_path):
-    plan = Plan.make(SMALL)
+@pytest.mark.parametrize("more", [{}, {"validation": 0.2, "subset": 0.8}], ids=["all", "part"])
+def test_corrupted_images_are_as_many_as_asked_for_and_others_are_as_they_were(tmp_path, more):
+    """Also beside wrong labels, with which the images are damaged in the same way."""
+    plan, wrong = Plan.make({**SMALL, **more}), {"kind": "uniform", "rate": 0.2}
     clean, found = load_data(plan), load_data(corrupted(plan, 0.25, 1.0, StudyPaths(tmp_path)))
-    changed = (found.train.inputs != clean.train.inputs[clean.train.ids.positions(found.train.ids, "the data")]).flatten(1).any(1)
-    assert int(changed.sum()) == round(0.25 * len(clean.train))
-    assert torch.equal(found.test.inputs, clean.test.inputs) and found.test.ids == clean.test.ids
+    assert not list(tmp_path.iterdir())
+    both = load_data(corrupted(Plan.make({**SMALL, **more, "plant": wrong}), 0.25, 1.0, StudyPaths(tmp_path)))
+    places = clean.train.ids.positions(found.train.ids, "the data")
+    changed = (found.train.inputs != clean.train.inputs[places]).flatten(1).any(1)
+    assert int(found.corrupted.sum()) == round(0.25 * len(clean.train))
+    # A turn by a small angle may round to the same bytes.
+    assert not bool((changed & ~found.corrupted).any()) and int(changed.sum()) > 0.9 * int(found.corrupted.sum())
+    assert torch.equal(found.train.labels, clean.train.labels[places])
+    assert torch.equal(both.train.inputs[both.train.ids.positions(found.train.ids, "the data")], found.train.inputs)
+    assert int((both.train.labels != both.true_labels).sum()) == round(0.2 * len(clean.train))
+    for one in (found, both):
+        assert torch.equal(one.test.inputs, clean.test.inputs) and one.test.ids == clean.test.ids
+        if more:
+            held = one.validation.ids.positions(clean.validation.ids, "the data")
+            assert torch.equal(one.validation.inputs[held], clean.validation.inputs)
+            assert torch.equal(one.validation.labels[held], clean.validation.labels)
+
+
+@pytest.mark.slow
+def test_images_that_stay_on_disk_are_corrupted_as_they_are_read(tmp_path):
+    digits = load_data(Plan.make({"data": "digits"}))
+    for part, examples in (("train", digits.train.take(torch.arange(200))), ("test", digits.test.take(torch.arange(50)))):
+        for number, (image, label) in enumerate(zip(examples.inputs, examples.labels.tolist(), strict=True)):
+            place = tmp_path / "files" / part / str(label)
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[0].numpy()).save(place / f"{number}.png")
+    settings = {**SMALL, "data": f"folder:path={tmp_path / 'files'},memory=0"}
+    grid = PruningGrid(fractions=(0.5,), seeds=1, corrupt=0.2, methods="EL2N", batches={})
+    found = study_pruning(tmp_path / "study", settings, scale="tiny", grid=grid)
+    assert found.rows(SECTION) and not list((tmp_path / "study").rglob("corrupted.npz"))
+    run = Run(next(StudyPaths(tmp_path / "study").probes.iterdir()))
+    made = load_data(plan_of(run))
+    assert isinstance(made.train.inputs, DiskImages) and int(made.corrupted.sum()) == 40
 
 
 @pytest.mark.parametrize(

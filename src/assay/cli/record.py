@@ -72,7 +72,7 @@ def record_(
         --subset, --folds, --seed, --epochs, --keep-logits and --mean-probs.
     plant
         Labels to make wrong: uniform:rate=0.1, pair:rate=0.1, class with a matrix in the plan, or human:labels=FILE,column=worse_label (CIFAR-10N); or images
-        to damage under their right labels: blur:rate=0.1, noise, rotation or contrast, with strength= and of a blur kernel=. The truth is kept aside.
+        to damage under their right labels: blur:rate=0.1, noise, rotation, contrast or mixed, with strength= and of a blur kernel=. The truth is kept aside.
         If its kind differs from that of the plan's table plant, it replaces the whole table.
     validation
         Fraction of the training examples to hold out (before planting), for methods that predict changes on them; 0 by default.

@@ -20,11 +20,13 @@ from ..maths import draws
 from .disk_images import DiskImages
 from .examples import Examples
 
-Damage = Literal["blur", "noise", "rotation", "contrast"]
-STRENGTHS: dict[str, float] = {"blur": 5.0, "noise": 0.1, "rotation": 15.0, "contrast": 0.5}
+Damage = Literal["blur", "noise", "rotation", "contrast", "mixed"]
+STRENGTHS: dict[str, float] = {"blur": 5.0, "noise": 0.1, "rotation": 15.0, "contrast": 0.5, "mixed": 1.0}
 """Strength of each kind where none is given."""
 KERNEL = 5
 """Width of the blur in pixels where none is given."""
+BENT, TURNED = 15.0, 20.0
+"""Of `mixed` at strength 1: largest angles in degrees of its two rotations."""
 GREY = (0.2989, 0.587, 0.114)
 """Parts of red, green and blue in what an image is as grey."""
 PART = 2**22
@@ -58,13 +60,14 @@ def corrupt(
     `noise`: plus Gaussian noise; `strength` is its standard deviation, for images from 0 to 1.
     `rotation`: turned about the middle by an angle from -`strength` to `strength` degrees, uniform (bilinear; black comes in at the corners).
     `contrast`: distances to the image's mean grey times a factor from 1 - `strength` to 1 + `strength`, uniform.
+    `mixed`: one of four for each image, drawn evenly: noise of 0.1, a rotation of up to 15 degrees, one of up to 20, a contrast of 0 to 2, all of them times `strength` (the boundary set of LiveVal's code).
     Results are cut to 0..1, and of bytes rounded to bytes.
 
     Args:
         examples: Images, as bytes or from 0 to 1.
         kind: See above.
         rate: Fraction damaged, in 0..1.
-        strength: See above; None for 5 pixels, 0.1, 15 degrees or 0.5.
+        strength: See above; None for 5 pixels, 0.1, 15 degrees, 0.5 or 1.
         kernel: For `blur`: width of the kernel in pixels, odd; None for 5.
         seed: Random seed; under one seed, a smaller rate damages a subset of what a larger rate damages.
 
@@ -138,7 +141,28 @@ def _change(
         return functools.partial(_blur, deviation=strength, kernel=kernel)
     if kernel is not None:
         raise UsageError(f"kernel={kernel} is the width of a blur; damage of kind {kind!r} takes none.")
-    return functools.partial({"noise": _noise, "rotation": _rotation, "contrast": _contrast}[kind], strength=strength, seed=seed)
+    return functools.partial(
+        {"noise": _noise, "rotation": _rotation, "contrast": _contrast, "mixed": mixed}[kind], strength=strength, seed=seed
+    )
+
+
+def mixed(images: Tensor, keys: np.ndarray, strength: float, seed: int) -> Tensor:
+    """Each image from 0 to 1 under one of four transforms, drawn evenly by its key: see `corrupt`."""
+    kinds = draws.integers(keys, 4, seed, "transform")
+    spread = (2 * draws.uniform(keys, seed, "transform strength") - 1).to(images.dtype)
+    out = images.clone()
+    for kind in range(4):
+        mine = (kinds == kind).nonzero().flatten()
+        if not len(mine):
+            continue
+        part, each = images[mine], strength * spread[mine]
+        if kind == 0:
+            out[mine] = noisy(part, keys[mine.numpy()], STRENGTHS["noise"] * strength, seed)
+        elif kind in (1, 2):
+            out[mine] = turned(part, (BENT if kind == 1 else TURNED) * each)
+        else:
+            out[mine] = contrasted(part, (1 + each).clamp(min=0))
+    return out
 
 
 def blurred(

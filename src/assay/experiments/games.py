@@ -6,7 +6,7 @@ import hashlib
 import pickle
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -63,6 +63,8 @@ class GamesBy(Execution):
     maker: GameMaker = dataclasses.field(kw_only=True)
 
 
+Part = tuple[Int[Tensor, " part"], Float64[Tensor, "part queries classes"], Sequence[bool]]
+"""Places of some of the coalitions, the probabilities of rows by the learner trained on each, the classes as they are given, and whether each training left remarks."""
 Keeper = Callable[[str, int], CoalitionValues]
 """Opens the values of coalitions of one game, by its fingerprint and how many numbers a value is."""
 
@@ -156,7 +158,9 @@ class RetrainingGame:
         found = torch.empty(len(coalitions), len(self._queries), self._classes, dtype=torch.float64)
         players = len(self.players)
         for part, probs, _ in self._probs(self._checked(coalitions), self._queries):
-            found[part][:, self._order], found[part][:, players:] = probs[:, :players], probs[:, players:]
+            given = torch.empty_like(probs)
+            given[:, self._order], given[:, players:] = probs[:, :players], probs[:, players:]
+            found[part] = given
         return found
 
     def player_utilities(self, coalitions: Coalitions, utility: Utility) -> Float64[Tensor, "coalitions players"]:
@@ -229,7 +233,8 @@ class RetrainingGame:
         alike = bool((held.weights == held.weights[0]).all())
         terms, whole = (terms, float(len(held.labels))) if alike else (terms * held.weights, 1.0)
         if not by_class:
-            return terms.sum(1, keepdim=True) / whole
+            # Row by row, because torch splits the sum of one long row alone among threads.
+            return torch.stack([one.sum() for one in terms])[:, None] / whole
         return torch.zeros(len(probs), self._classes, dtype=torch.float64).index_add_(1, held.labels, terms) / whole
 
     def _valued(self, coalitions: Int[Tensor, "coalitions players"], kind: str) -> Float64[Tensor, "coalitions parts"]:
@@ -250,8 +255,7 @@ class RetrainingGame:
         names = self._named(coalitions)
         due = list({name: place for place, name in reversed(list(enumerate(names))) if name not in store}.values())[::-1]
         for part, probs, remarked in self._probs(coalitions[due], rows, alike) if due else ():
-            new = [names[due[place]] for place in range(len(due))[part]]
-            store.add(new, worth(probs), remarked)
+            store.add([names[due[place]] for place in part.tolist()], worth(probs), remarked)
         return store.table(names)
 
     def _named(self, coalitions: Int[Tensor, "coalitions players"]) -> list[bytes]:
@@ -324,19 +328,21 @@ class RetrainingGame:
             raise NumericalError(f"{where}, gave something other than probabilities that add up to 1 for each row.")
         return probs
 
-    def _probs(self, coalitions: Int[Tensor, "coalitions players"], rows: Tensor, alike: bool = False):
-        """Slices of the coalitions, the probabilities of these rows by the learner trained on each, the classes as they are given, and whether each training left remarks.
+    def _probs(self, coalitions: Int[Tensor, "coalitions players"], rows: Tensor, alike: bool = False) -> Iterator[Part]:
+        """Every coalition in some part, as soon as the learner is trained on all of the part, so that a kill costs only what was being trained.
 
         With `alike` a single coalition too is trained as many side by side are, so that its bits do not tell how many were asked for.
         """
         size = max(1, ROOM // (8 * max(1, len(rows), coalitions.shape[1]) * self._classes))
-        for start in range(0, len(coalitions), size):
-            part = slice(start, start + size)
+        for part in torch.arange(len(coalitions)).split(size):
             together = self._together(coalitions[part], rows) if alike or len(coalitions) > 1 else None
-            if together is None:
-                several = self.spread is not None and len(coalitions[part]) > 1
-                together = self._elsewhere(coalitions[part], rows) if several else self.one_by_one(coalitions[part], rows)
-            yield part, *together
+            if together is not None:
+                yield part, *together
+            elif self.spread is not None and len(part) > 1:
+                yield from self._elsewhere(coalitions, part, rows)
+            else:
+                for place in part.split(1):
+                    yield place, *self.one_by_one(coalitions[place], rows)
 
     def one_by_one(
         self, coalitions: Int[Tensor, "coalitions players"], rows: Tensor
@@ -346,9 +352,9 @@ class RetrainingGame:
         return torch.stack(probs), remarked
 
     def _elsewhere(
-        self, coalitions: Int[Tensor, "coalitions players"], rows: Tensor
-    ) -> tuple[Float64[Tensor, "coalitions queries classes"], Sequence[bool]]:
-        """As `one_by_one`, in parts, wherever the executor puts them."""
+        self, coalitions: Int[Tensor, "coalitions players"], block: Int[Tensor, " block"], rows: Tensor
+    ) -> Iterator[Part]:
+        """As `_probs`, of the coalitions of one block, wherever the executor puts them."""
         assert self.spread is not None
         back = self._order.argsort()
         work = pickle.dumps(
@@ -362,26 +368,20 @@ class RetrainingGame:
                 rows.numpy(),
             )
         )
-        parts = torch.arange(len(coalitions)).tensor_split(min(CHUNKS, len(coalitions)))
+        parts = {f"coalitions-{number:02d}": part for number, part in enumerate(block.tensor_split(min(CHUNKS, len(block))))}
         calls = [
             Call(
-                f"coalitions-{number:02d}",
+                name,
                 trained_apart,
-                (work, counts.numpy()),
-                fingerprint(work, counts.numpy().tobytes(), __version__),
+                (work, coalitions[part].numpy()),
+                fingerprint(work, coalitions[part].numpy().tobytes(), __version__),
             )
-            for number, counts in enumerate(coalitions[part] for part in parts)
+            for name, part in parts.items()
         ]
-        found = torch.empty(len(coalitions), len(rows), self._classes, dtype=torch.float64)
-        remarked = [False] * len(coalitions)
-        for name, (probs, left, remarks) in run_all(self.spread.pool, calls, self.spread.logs, "coalitions"):
-            part = parts[int(name.rpartition("-")[2])]
-            found[part] = torch.from_numpy(probs)
-            for place, one in zip(part.tolist(), left, strict=True):
-                remarked[place] = one
+        for name, (probs, remarked, remarks) in run_all(self.spread.pool, calls, self.spread.logs, "coalitions"):
             self.remarks.update(remarks)
-        self.trained += len(coalitions)
-        return found, remarked
+            self.trained += len(probs)
+            yield parts[name], torch.from_numpy(probs), remarked
 
     def _together(
         self, coalitions: Int[Tensor, "coalitions players"], rows: Tensor

@@ -51,7 +51,7 @@ class Plant(pydantic.BaseModel):
 
     Attributes:
         kind: Labels that are flipped (`uniform`, `pair` or `class`, see `data.corruption.plant`), labels that people gave (`human`, see
-            `data.human.human_labels`), or images that are damaged under their right labels (`blur`, `noise`, `rotation` or `contrast`, see
+            `data.human.human_labels`), or images that are damaged under their right labels (`blur`, `noise`, `rotation`, `contrast` or `mixed`, see
             `data.image_corruption.corrupt`).
         rate: Fraction of the labels or images; not for `class` and `human`.
         seed: Random seed of the draws; by default the plan's.
@@ -64,7 +64,7 @@ class Plant(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Literal["uniform", "pair", "class", "human", "blur", "noise", "rotation", "contrast"] = "uniform"
+    kind: Literal["uniform", "pair", "class", "human", "blur", "noise", "rotation", "contrast", "mixed"] = "uniform"
     rate: float | None = None
     seed: int | None = None
     matrix: Annotated[tuple[Annotated[tuple[float, ...], _ROWS], ...], _ROWS] | None = None

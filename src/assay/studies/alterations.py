@@ -10,12 +10,8 @@ from torch import Tensor
 
 from ..core.errors import UsageError
 from ..data.examples import Examples
-from ..data.image_corruption import contrasted, damaged, noisy, turned
-from ..maths import draws
+from ..data.image_corruption import damaged, mixed
 from ..runs.disk import replace
-
-NOISE, BENT, TURNED = 0.1, 15.0, 20.0
-"""At intensity 1: deviation of the noise as a part of the largest value, and largest angles in degrees of its two rotations."""
 
 
 def transformed(images: Tensor, keys: np.ndarray, intensity: float, seed: int) -> Tensor:
@@ -33,37 +29,7 @@ def transformed(images: Tensor, keys: np.ndarray, intensity: float, seed: int) -
     Raises:
         UsageError: A number lies outside 0..1.
     """
-    return damaged(images, keys, functools.partial(_one_of_four, intensity=intensity, seed=seed))
-
-
-def _one_of_four(images: Tensor, keys: np.ndarray, intensity: float, seed: int) -> Tensor:
-    kinds = draws.integers(keys, 4, seed, "transform")
-    spread = (2 * draws.uniform(keys, seed, "transform strength") - 1).to(images.dtype)
-    out = images.clone()
-    for kind in range(4):
-        mine = (kinds == kind).nonzero().flatten()
-        if not len(mine):
-            continue
-        part, strength = images[mine], intensity * spread[mine]
-        if kind == 0:
-            out[mine] = noisy(part, keys[mine.numpy()], NOISE * intensity, seed)
-        elif kind in (1, 2):
-            out[mine] = turned(part, (BENT if kind == 1 else TURNED) * strength)
-        else:
-            out[mine] = contrasted(part, (1 + strength).clamp(min=0))
-    return out
-
-
-def check_in_memory(train: Examples, source: str) -> None:
-    """Refuse data that are read from disk batch by batch: altered data are written as one file of arrays.
-
-    Raises:
-        UsageError: They are no tensor.
-    """
-    if not isinstance(train.inputs, Tensor):
-        raise UsageError(
-            f"{source} is read from disk batch by batch, and only data in memory are altered; choose others, or leave what alters them out."
-        )
+    return damaged(images, keys, functools.partial(mixed, strength=intensity, seed=seed))
 
 
 def saved_arrays(path: Path, train: Examples, inputs: Tensor, labels: Tensor, test: Examples) -> Path:

@@ -47,7 +47,7 @@ from ..replay.targets import accuracy
 from ..runs.artefacts import finished, load_outcome, load_scores, save_outcome
 from ..runs.paths import StudyPaths
 from ..runs.run import Run
-from .alterations import check_in_memory, saved_arrays, transformed
+from .alterations import saved_arrays, transformed
 from .folders import told
 from .replication import check_plan, counted, each_once, facts, finish, fractions_of, measured, numbers_of, owned, write_plan
 from .scaling import planned, titled
@@ -430,7 +430,6 @@ def _cases(setup: _Setup, seed: int, paths: StudyPaths) -> Iterator[Case]:
     """Every altered data and number of epochs of a repetition."""
     grid = setup.grid
     loaded = load_data(_based(setup, seed))
-    check_in_memory(loaded.train, setup.plan.data)
     for (mode, count, intensity), lengths in _wanted(setup).items():
         inputs, labels, altered, tracked = altered_data(loaded, mode, count, intensity, seed, grid)
         name = f"{mode}-{count}-{intensity:g}-{seed}"

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .. import data, methods, policies
 from ..core import options
 from ..core.arguments import checked_arguments, checked_fields
@@ -19,11 +17,11 @@ from ..core.errors import UnknownName, UsageError
 from ..core.published import Known, PublishedNumber
 from ..core.replication import ReplicationStudy
 from ..core.study import ALL, RANDOM
+from ..data.image_corruption import corrupt
 from ..experiments.execution import Execution
 from ..experiments.plan import Plan, load_data, merged
-from ..maths import draws
 from ..runs.paths import StudyPaths
-from .alterations import check_in_memory, saved_arrays, transformed
+from .alterations import saved_arrays
 from .coresets import batches_of, carried_out
 from .parts import SECTION, Budget, Choice, Protocol, budget_options, live_controls
 from .replication import check_plan, counted, each_once, finish, fractions_of
@@ -257,9 +255,9 @@ class PruningGrid:
             raise UsageError(f"budget={self.budget!r} is neither 'epochs' nor 'steps'.")
         if self.fractions is not None:
             fractions_of("fractions", self.fractions)
-        if not 0 <= self.corrupt <= 1 or not self.corrupt_intensity >= 0:
+        if not 0 <= self.corrupt <= 1 or not self.corrupt_intensity > 0:
             raise UsageError(
-                f"corrupt={self.corrupt:g} is a fraction in 0..1, and corrupt_intensity={self.corrupt_intensity:g} a number from 0 on."
+                f"corrupt={self.corrupt:g} is a fraction in 0..1, and corrupt_intensity={self.corrupt_intensity:g} a number above 0."
             )
         for name in ("early_epochs", "window", "trajectory_len", "window_size", "strata", "n_neighbor"):
             if (value := getattr(self, name)) is not None and value < 1:
@@ -421,21 +419,21 @@ def _part(count: int, epochs: int, whole: int, least: int = 1) -> int:
 
 
 def corrupted(plan: Plan, rate: float, intensity: float, paths: StudyPaths) -> Plan:
-    """The plan on data of which a fraction of the training images is corrupted; test images are as they were.
+    """The plan on data of which a fraction of the training images is corrupted; test images, and what the plan holds out, are as they were.
 
     Raises:
-        UsageError: The inputs are no images in bytes.
+        UsageError: The inputs are no images from 0 to 1, or of wrong labels beside them no images in memory.
         NotWritten: The disk refuses.
     """
-    loaded = load_data(plan.model_copy(update={"plant": None}))
-    train = loaded.train
-    check_in_memory(train, plan.data)
-    if train.inputs.dtype != torch.uint8 or train.inputs.ndim != 4:
-        raise UsageError(
-            f"Images in bytes are corrupted, and {plan.data} has {train.inputs.dtype} inputs of shape {train.shape}; leave corrupt out."
-        )
-    changed = draws.permutation(train.ids.keys, plan.seed, "study altered")[: round(rate * len(train))]
-    inputs = train.inputs.clone()
-    inputs[changed] = transformed(inputs[changed], train.ids.keys[changed.numpy()], intensity, plan.seed)
-    path = saved_arrays(paths.data.absolute() / "corrupted.npz", train, inputs, train.labels, loaded.test)
+    damage = {"kind": "mixed", "rate": rate, "strength": intensity, "seed": plan.seed}
+    if plan.plant is None:
+        return Plan.make({**plan.plain(), "plant": damage})
+    # A plan plants one thing: beside wrong labels the images are damaged in a file of their own.
+    plain = plan.model_copy(update={"plant": None})
+    part, whole = load_data(plain).train, load_data(plain.model_copy(update={"validation": 0.0}))
+    inputs = whole.train.inputs.clone()
+    inputs[whole.train.ids.positions(part.ids, plan.data)] = corrupt(
+        part, "mixed", rate, intensity, seed=plan.seed
+    ).examples.inputs
+    path = saved_arrays(paths.data.absolute() / "corrupted.npz", whole.train, inputs, whole.train.labels, whole.test)
     return Plan.make({**plan.plain(), "data": options.join("arrays", {"path": str(path)}), "subset": 1.0})
