@@ -1,5 +1,6 @@
 """The recorder in Hugging Face's Trainer: facts are those of a plain loop over the same batches to the bit, and training goes on as if nobody recorded."""
 
+import contextlib
 import itertools
 import re
 
@@ -26,6 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.filterwarnings("error:.*is not recorded"),
     pytest.mark.filterwarnings("error:.*gradients of your loop"),
+    pytest.mark.filterwarnings("error:.*another state of the optimizer"),
 ]
 SEED = 5
 NEW = int(transformers.__version__.split(".")[0]) >= 5
@@ -71,7 +73,7 @@ class Wordy(transformers.Trainer):
 def trainer_of(folder, kind=transformers.Trainer, dataset=None, model=None, **settings):
     more = {
         name: settings.pop(name)
-        for name in ("compute_loss_func", "callbacks", "eval_dataset", "data_collator")
+        for name in ("compute_loss_func", "callbacks", "eval_dataset", "data_collator", "optimizers")
         if name in settings
     }
     more.setdefault("data_collator", padded)
@@ -307,6 +309,39 @@ def test_a_training_that_goes_on_without_its_optimizer_s_state_is_told(tmp_path)
     ):
         trained(resume=True)
     assert Run(tmp_path / "run").epochs == 3
+
+
+class Lists(torch.optim.SGD):
+    """Keeps lists and more of each parameter, as LBFGS and Shampoo do."""
+
+    def step(self, closure=None):
+        loss = super().step(closure)
+        for group in self.param_groups:
+            for value in group["params"]:
+                self.state[value]["last"] = [{"sum": value.detach().sum(0)}, {"counts": (1, 2.5)}, [value.detach().clone()]]
+        return loss
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_optimizers_that_keep_more_than_tensors_are_compared(tmp_path, same):
+    def trained(resume=None, stop=None):
+        model, stops = bert(), [Stops(stop)] if stop else []
+        optimizers = (Lists(model.parameters(), lr=0.01), None)
+        trainer = trainer_of(
+            tmp_path, model=model, optimizers=optimizers, callbacks=stops, num_train_epochs=2, save_strategy="epoch"
+        )
+        assay.attach(trainer, tmp_path / "run", seed=SEED)
+        trainer.train(resume_from_checkpoint=resume)
+
+    trained(stop=6)
+    if not same:
+        file = tmp_path / "hf/checkpoint-6/optimizer.pt"
+        state = torch.load(file)
+        state["state"][3]["last"][2][0].add_(1)
+        torch.save(state, file)
+    with contextlib.nullcontext() if same else pytest.warns(UserWarning, match=r"ended epoch 0 with \(last of parameter 3\)"):
+        trained(resume=True)
+    assert Run(tmp_path / "run").epochs == 2
 
 
 @pytest.mark.filterwarnings("default:.*is not recorded")

@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.filterwarnings("error:.*is not recorded"),
     pytest.mark.filterwarnings("error:.*gradients of your loop"),
+    pytest.mark.filterwarnings("error:.*another state of the optimizer"),
 ]
 SEED, EXAMPLES = 5, 22
 

@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.filterwarnings("error:.*is not recorded"),
     pytest.mark.filterwarnings("error:.*gradients of your loop"),
+    pytest.mark.filterwarnings("error:.*another state of the optimizer"),
 ]
 SEED, EXAMPLES = 5, 22
 X = np.random.default_rng(1).normal(size=(EXAMPLES, 4)).astype(np.float32)

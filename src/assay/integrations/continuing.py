@@ -148,7 +148,7 @@ class Asked:
             {
                 f"{slot} of parameter {number}": value
                 for number, of in state["optimizer"]["state"].items()
-                for slot, value in of.items()
+                for slot, value in (of.items() if isinstance(of, Mapping) else [("state", of)])
             }
             for state in (kept, now)
         )
@@ -169,4 +169,8 @@ def _apart(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return torch.equal(one.cpu(), other.cpu())
-    return bool(one == other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return type(one) is type(other) and bool(one == other)
