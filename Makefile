@@ -9,7 +9,7 @@ FORMULAS := $(addprefix tests/,core maths methods policies training replay/test_
 LAWS := $(addprefix tests/,test_every_method.py test_every_attributor.py test_every_policy.py)
 
 # Those behind the table of docs/integrations.md.
-TRAINERS := $(patsubst %,tests/integrations/test_%.py,huggingface lightning lightning_together skorch accelerate trainers_together parts_in_trainers pushed)
+TRAINERS := $(patsubst %,tests/integrations/test_%.py,huggingface lightning lightning_together skorch accelerate processes trainers_together trainer_tasks parts_in_trainers pushed)
 
 .PHONY: demo test test-slow test-older processors lint docs clean
 

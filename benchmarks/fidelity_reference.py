@@ -43,7 +43,7 @@ def train(
     chunks, step = math.ceil(len(y) / setting.batch), 0
     for epoch in range(setting.epochs):
         for batch in np.array_split(np.random.RandomState(epoch).permutation(len(y)), chunks):
-            rate = 0.1 / math.sqrt(step + 1) if setting.decays else 0.1
+            rate = setting.rate / math.sqrt(step + 1) if setting.decays else setting.rate
             own = losses(params, x[batch], y[batch])
             own = own + alpha / 2 * torch.stack([p.square().flatten(1).sum(1) for p in params]).sum(0)[:, None]
             total = (weights[:, batch] * own).sum() / len(batch)

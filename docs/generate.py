@@ -87,6 +87,7 @@ def data_page() -> str:
         "| `noise` | images, by Gaussian noise of deviation `strength`, of 1 | `rate`, `strength=0.1` |",
         "| `rotation` | images, by up to `strength` degrees either way | `rate`, `strength=15` |",
         "| `contrast` | images, by a factor of up to 1 plus or minus `strength` | `rate`, `strength=0.5` |",
+        "| `mixed` | images, each by noise (0.1), a rotation (up to 15 or 20 degrees) or contrast (1 plus or minus up to 1), these ranges times `strength` | `rate`, `strength=1` |",
         "",
         "## Nets",
         "",

@@ -155,7 +155,10 @@ def test_fidelity_by_command(capsys, tmp_path):
     ("flags", "words"),
     [
         (("fidelity", "x", "--data", "digits"), "--data is not read by the study fidelity; leave it out."),
-        (("fidelity", "x"), "The scale small needs data: give adult=FOLDER, mnist=FOLDER or both (`--adult`, `--mnist`)."),
+        (
+            ("fidelity", "x"),
+            "The scale small needs data: give adult=FOLDER, mnist=FOLDER, newsgroups=FOLDER or several (`--adult`, `--mnist`, `--newsgroups`).",
+        ),
         (("cleansing", "x", "--adult", "d"), "--adult is not read by the study cleansing; leave it out."),
         (("cleansing", "x", "--metrics", "aum"), "--metrics is not read by the study cleansing; leave it out."),
         (("cleansing", "x", "--per-class"), "--per-class is not read by the study cleansing; leave it out."),

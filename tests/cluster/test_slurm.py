@@ -115,6 +115,7 @@ def test_what_a_job_asks_for():
         executor("slurm", workers=3)
 
 
+@pytest.mark.slow
 def test_jobs_are_never_kept_where_a_stranger_may_have_written(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert Slurm().home == tmp_path / "cache" / "assay" / "slurm"
@@ -148,6 +149,7 @@ def test_only_old_files_of_jobs_are_removed(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {*others, "13_0_log.err"}
 
 
+@pytest.mark.slow
 def test_without_slurm_or_submitit_it_says_so(monkeypatch, commands):
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "submitit", None)

@@ -103,6 +103,24 @@ def test_the_mixed_gradient_is_a_sum_of_the_examples_gradients_with_signs(model)
     torch.testing.assert_close(rows.T @ signs.sign(), found.mixed_gradient(), rtol=1e-5, atol=1e-6)
 
 
+def test_what_was_made_last_is_gone_before_the_next_is_made(monkeypatch):
+    source, ids = world().replay, world().ids
+    last, before = source.at(source.kept[-1]), []
+    monkeypatch.setattr(curvature, "_LAST", weakref.WeakKeyDictionary())
+    plain = Curvature._ekfac
+
+    def watched(self, *args):
+        assert all(one() is None for one in before)
+        made = plain(self, *args)
+        before.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(Curvature, "_ekfac", watched)
+    for seed in range(3):
+        Curvature(last, tuple(last.params), ids, source=source).eigenbasis("sampled", seed)
+    assert len(before) == 3
+
+
 @pytest.mark.parametrize("held", [0, 2**26])
 def test_curvatures_of_one_source_share_what_was_made_last(held, monkeypatch):
     source, ids = world().replay, world().ids

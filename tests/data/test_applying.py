@@ -185,7 +185,7 @@ def test_arguments_that_nobody_reads_are_refused():
         decision().apply((np.arange(5), np.arange(5)), label="y")
 
 
-@pytest.fixture(params=["pandas", "polars", "datasets"])
+@pytest.fixture(params=["pandas", "polars", pytest.param("datasets", marks=pytest.mark.slow)])
 def framed(request):
     """How a frame of each kind is made of columns, and its columns as lists."""
     library = pytest.importorskip(request.param)
@@ -234,6 +234,7 @@ def test_a_frame_of_pandas_is_joined_by_its_index():
         made.apply(few, label="y")
 
 
+@pytest.mark.slow
 def test_named_classes_of_hugging_face_are_joined_by_name():
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"x": datasets.Value("int64"), "y": datasets.ClassLabel(names=["owl", "cat", "dog"])})

@@ -197,6 +197,7 @@ def test_items_of_texts_and_of_plain_cells_are_rows_to_read():
     assert numbers.inputs.tolist() == [[0, 0], [1, 0.5], [2, 1], [3, 1.5]] and numbers.rows[1] == ("1", "0.5")
 
 
+@pytest.mark.slow
 def test_a_dataset_of_hugging_face_is_read_as_it_is():
     datasets = pytest.importorskip("datasets")
     made = datasets.Dataset.from_dict({"text": ["a", "b", "c", "d"], "source": [1, 2, 3, 4], "label": [0, 1, 0, 1]})

@@ -111,6 +111,30 @@ def test_values_are_the_share_of_validation_examples_and_are_kept():
         game_of(Ids(range(30)), rows[:30], labels[:30], 3, "tree").values(masks)
 
 
+def test_nothing_is_asked_of_no_coalition():
+    rows, labels = world()
+    assert game_of(Ids(range(30)), rows, labels, 3, "ridge").predictions(coalitions(30)[:0]).shape == (0, 30, 3)
+
+
+def test_a_value_is_the_same_to_the_bit_alone_among_others_and_by_any_threads():
+    rows, labels = world(40_030)
+    threads = torch.get_num_threads()
+
+    def values(masks):
+        valuation = Valuation(HeldOutRows.alike(rows[30:], labels[30:]), "prob")
+        return RetrainingGame(Ids(range(30)), rows[:30], labels[:30], 3, parse("ridge"), valuation=valuation).values(masks)
+
+    masks = coalitions(30)
+    try:
+        torch.set_num_threads(1)
+        found = values(masks)
+        torch.set_num_threads(2)
+        assert torch.equal(values(masks), found)
+        assert torch.equal(torch.cat([values(mask) for mask in masks.split(1)]), found)
+    finally:
+        torch.set_num_threads(threads)
+
+
 @dataclasses.dataclass(frozen=True)
 class Broken(AbstractLearner):
     """Ends as it is told to."""

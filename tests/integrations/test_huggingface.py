@@ -318,7 +318,11 @@ class Lists(torch.optim.SGD):
         loss = super().step(closure)
         for group in self.param_groups:
             for value in group["params"]:
-                self.state[value]["last"] = [{"sum": value.detach().sum(0)}, {"counts": (1, 2.5)}, [value.detach().clone()]]
+                self.state[value]["last"] = [
+                    {"sum": value.detach().sum(0)},
+                    {"counts": (1, 2.5, float("nan"))},
+                    [value.detach().clone()],
+                ]
         return loss
 
 

@@ -1,7 +1,6 @@
 """Versions of other libraries: which are tested, and one sentence where one keeps what the recorder needs elsewhere."""
 
 import importlib.metadata
-import re
 from pathlib import Path
 
 import pytest
@@ -22,11 +21,7 @@ def test_the_documentation_names_the_versions_that_are_tested():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 3 and cells[0].strip("-"):
             rows[cells[0].lower()] = f"{cells[2]} and {cells[1]}"
-    (transformers,) = (name for name in rows if name.startswith("transformers"))
-    assert re.search(r"with accelerate (.+)", transformers)[1] == TESTED["accelerate"]
-    assert {name.partition(",")[0]: versions for name, versions in rows.items()} == {
-        name: versions for name, versions in TESTED.items() if name != "accelerate"
-    }
+    assert rows == TESTED
 
 
 @pytest.mark.parametrize("installed", ["9.9", None])
@@ -54,7 +49,7 @@ def test_a_loader_of_another_accelerate_is_refused_before_anything_is_written(tm
     loader.__class__ = type("DataLoaderShard", (DataLoader,), {"__module__": "accelerate.data_loader"})
     model = nn.Linear(2, 2)
     with pytest.raises(
-        UsageError, match=r"This version of accelerate.* has no base_dataloader in DataLoaderShard, .* tested, 1\.15"
+        UsageError, match=r"This version of accelerate.* has no base_dataloader in DataLoaderShard, .* tested, 1\.10 and 1\.15"
     ):
         assay.record(tmp_path / "run", model, torch.optim.SGD(model.parameters(), lr=0.1), loader)
     assert not (tmp_path / "run").exists()

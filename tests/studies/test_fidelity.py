@@ -1,14 +1,18 @@
+import codecs
 import dataclasses
 import importlib.util
 import pathlib
+import pickle
 import shutil
 import sys
 
 import numpy as np
 import pytest
+from sklearn.utils import Bunch
 
 from assay.core.errors import OutputExists, RunError, UnknownName, UsageError
 from assay.core.fidelity import Agreement, FidelityStudy, Refused, SeedResult, spread
+from assay.data.newsgroups import CACHE
 from assay.experiments.trials import TURN
 from assay.maths.statistics import student_interval
 from assay.methods import parse
@@ -68,6 +72,33 @@ def test_a_seed_of_logistic_regression_is_what_the_protocol_by_hand_gives(refere
     assert (exact.tau, exact.jaccard) == pytest.approx((by_hand["tau"], by_hand["jaccard"]))
 
 
+@pytest.fixture
+def texts(tmp_path):
+    """Texts of two groups as scikit-learn keeps them; each group has words of its own."""
+    names, draw = [*fidelity.GROUPS.split("+"), "sci.med"], np.random.default_rng(0)
+    words = [[f"{letter}word{n}" for n in range(40)] for letter in "abc"]
+    parts = {}
+    for part, count in (("train", 90), ("test", 60)):
+        target = np.arange(count) % 3
+        bodies = [f"From: me\n\n{' '.join(draw.choice([*words[group], *words[(group + 1) % 3][:20]], 8))}\n" for group in target]
+        parts[part] = Bunch(data=bodies, filenames=np.array(names)[target], target_names=names, target=target, DESCR=None)
+    (tmp_path / CACHE).write_bytes(codecs.encode(pickle.dumps(parts), "zlib_codec"))
+    return str(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["logreg", "dnn"])
+def test_a_seed_of_texts_is_what_the_protocol_by_hand_gives(reference, texts, net):
+    inputs, labels = loaded("newsgroups", texts)
+    # Training texts of the two groups, then test texts; a word in more than a fifth of the training texts is left out.
+    assert len(labels) == 100 and inputs.dtype == np.float64 and set(labels.tolist()) == {0, 1}
+    found = one_seed(f"newsgroups-{net}", texts, 24, fidelity._titles("newsgroups", net, None), 1)
+    by_hand = reference.one_seed(SETTINGS[f"newsgroups-{net}"], loaded("newsgroups", texts), 1, 24)
+    (exact,) = (one for one in found.agreements if one.method == "sgd_influence")
+    assert (exact.tau, exact.jaccard) == pytest.approx((by_hand["tau"], by_hand["jaccard"]))
+    assert len(found.agreements) + len(found.refused) == 4
+
+
 @pytest.mark.slow
 def test_influence_in_the_convex_setting():
     found = one_seed("digits-logreg", "", 24, (parse(INFLUENCE["logreg"]).title,), 0)
@@ -111,7 +142,9 @@ def test_the_published_table():
     assert cells["adult-logreg", "influence function", "tau"] == (0.85, 0.07)
     assert cells["adult-dnn", "SGD-influence", "jaccard"] == (0.59, 0.16)
     assert cells["mnist-dnn", "influence function", "jaccard"] == (0.27, 0.12)
-    assert len(cells) == 16 and len(PUBLISHED) == 22
+    assert cells["newsgroups-logreg", "influence function", "jaccard"] == (0.52, 0.19)
+    assert cells["newsgroups-dnn", "SGD-influence", "tau"] == (0.45, 0.12)
+    assert len(cells) == 24 and len(PUBLISHED) == 30
 
 
 def test_an_interval_is_widened_and_stays_in_its_range():

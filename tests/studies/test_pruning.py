@@ -96,6 +96,24 @@ def test_corrupted_images_are_as_many_as_asked_for_and_others_are_as_they_were(t
             assert torch.equal(one.validation.labels[held], clean.validation.labels)
 
 
+def test_images_of_numbers_are_corrupted_and_stay_normalised(tmp_path):
+    digits = load_data(Plan.make({"data": "digits"}))
+    arrays = {
+        "inputs": digits.train.inputs[:200].float().numpy() / 255,
+        "labels": digits.train.labels[:200].numpy(),
+        "test_inputs": digits.test.inputs[:50].float().numpy() / 255,
+        "test_labels": digits.test.labels[:50].numpy(),
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
+    settings = {**SMALL, "data": f"arrays:path={tmp_path / 'a.npz'},standardise=true"}
+    wrong = {**settings, "plant": {"kind": "uniform", "rate": 0.2}}
+    one, both = (load_data(corrupted(Plan.make(given), 0.25, 1.0, StudyPaths(tmp_path))) for given in (settings, wrong))
+    for part in ("train", "test"):
+        expected, found = (getattr(data, part) for data in (one, both))
+        places = expected.ids.positions(found.ids, "the data")
+        torch.testing.assert_close(found.prepared(found.inputs), expected.prepared(expected.inputs)[places], atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_images_that_stay_on_disk_are_corrupted_as_they_are_read(tmp_path):
     digits = load_data(Plan.make({"data": "digits"}))

@@ -23,7 +23,7 @@ READ = {
     "scaling": (*PRUNING, "angles"),
     "difficulty": (*PRUNING, "checkpoint_interval", "pd_layers", "pd_alpha"),
     "cleansing": (*PLAN, "validation", "methods", "remove", "trials", "retrain", "chosen_by"),
-    "fidelity": ("plan", "adult", "mnist", "nets", "methods", "seeds", "examples"),
+    "fidelity": ("plan", "adult", "mnist", "newsgroups", "nets", "methods", "seeds", "examples"),
     "complexity_gap": (*PLAN, "metrics", "fractions", "seeds", "probe_epochs", "models", "rate", "rep_num", "unbalance_ratio"),
     "liveval": (
         *PLAN, "validation", "modes", "methods", "num_flip", "num_corrupt", "num_boundary", "num_scores", "intensity", "n_epochs", "selection_epochs", "fraction", "seeds",
@@ -73,6 +73,7 @@ def study_(
     chosen_by: Literal["loss", "accuracy"] | None = None,
     adult: str | None = None,
     mnist: str | None = None,
+    newsgroups: str | None = None,
     nets: list[str] | None = None,
     examples: MaybeWhole = None,
     rate: float | None = None,
@@ -195,6 +196,8 @@ def study_(
         fidelity only: folder of the files of Adult.
     mnist
         fidelity only: folder of MNIST's four files; of its ones and sevens.
+    newsgroups
+        fidelity only: scikit-learn's folder of data, with 20 Newsgroups in it; of its groups on the hardware of IBM's and of Apple's computers.
     nets
         fidelity only: logreg, dnn or both.
     examples
@@ -314,6 +317,7 @@ def study_(
         "chosen_by": chosen_by,
         "adult": adult,
         "mnist": mnist,
+        "newsgroups": newsgroups,
         "nets": None if nets is None else methods_named(nets),
         "examples": examples,
         "rate": rate,

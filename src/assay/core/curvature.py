@@ -302,13 +302,14 @@ class Curvature:
             ValueError: A factor would have too many rows; names the layer.
         """
         of = self.model.epoch, self.names, factors, seed, self.jacobian is None
-        last = None if self.source is None else _LAST.get(self.source)
-        if last is not None and last[0] == of:
-            return last[1]
-        made = self._ekfac(factors, seed)
+        last = None if self.source is None else _LAST.pop(self.source, None)
+        if last is None or last[0] != of:
+            # Let go first, so that two are never there at once.
+            last = None
+            last = of, self._ekfac(factors, seed)
         if self.source is not None:
-            _LAST[self.source] = of, made
-        return made
+            _LAST[self.source] = last
+        return last[1]
 
     def _ekfac(self, factors: Factors, seed: int) -> Eigenbasis:
         jacobian = self.jacobian

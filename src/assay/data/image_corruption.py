@@ -60,7 +60,8 @@ def corrupt(
     `noise`: plus Gaussian noise; `strength` is its standard deviation, for images from 0 to 1.
     `rotation`: turned about the middle by an angle from -`strength` to `strength` degrees, uniform (bilinear; black comes in at the corners).
     `contrast`: distances to the image's mean grey times a factor from 1 - `strength` to 1 + `strength`, uniform.
-    `mixed`: one of four for each image, drawn evenly: noise of 0.1, a rotation of up to 15 degrees, one of up to 20, a contrast of 0 to 2, all of them times `strength` (the boundary set of LiveVal's code).
+    `mixed`: one of four for each image, drawn evenly: noise of 0.1, a rotation of up to 15 degrees, one of up to 20, or a contrast of 1 plus or minus up to 1 (at least 0), each range times `strength` (the boundary set of
+    LiveVal's code).
     Results are cut to 0..1, and of bytes rounded to bytes.
 
     Args:

@@ -233,8 +233,8 @@ class RetrainingGame:
         alike = bool((held.weights == held.weights[0]).all())
         terms, whole = (terms, float(len(held.labels))) if alike else (terms * held.weights, 1.0)
         if not by_class:
-            # Row by row, because torch splits the sum of one long row alone among threads.
-            return torch.stack([one.sum() for one in terms])[:, None] / whole
+            # By NumPy, because torch splits the sum of one long row among threads, which changes its last bit.
+            return torch.from_numpy(terms.numpy().sum(1, keepdims=True)) / whole
         return torch.zeros(len(probs), self._classes, dtype=torch.float64).index_add_(1, held.labels, terms) / whole
 
     def _valued(self, coalitions: Int[Tensor, "coalitions players"], kind: str) -> Float64[Tensor, "coalitions parts"]:
@@ -334,7 +334,7 @@ class RetrainingGame:
         With `alike` a single coalition too is trained as many side by side are, so that its bits do not tell how many were asked for.
         """
         size = max(1, ROOM // (8 * max(1, len(rows), coalitions.shape[1]) * self._classes))
-        for part in torch.arange(len(coalitions)).split(size):
+        for part in torch.arange(len(coalitions)).split(size) if len(coalitions) else ():
             together = self._together(coalitions[part], rows) if alike or len(coalitions) > 1 else None
             if together is not None:
                 yield part, *together

@@ -101,9 +101,12 @@ class Asked:
         """
         resumes = went > 0 and RunPaths(self.folder).header.exists()
         inner = unwrapped(model)
-        now: dict[str, Any] = {"model": inner.state_dict(), "optimizer": inner_optimizer(optimizer).state_dict()} if went else {}
-        if went and sharded(inner):
-            # Parts are gathered by all processes at once, whether or not this one has the folder.
+        # Parts are gathered by all processes at once, whether or not this one has the folder.
+        parts = went > 0 and sharded(inner)
+        now: dict[str, Any] = (
+            {"model": inner.state_dict(), "optimizer": inner_optimizer(optimizer).state_dict()} if resumes or parts else {}
+        )
+        if parts:
             now = whole(now, resumes)
         if not went and first_process():
             self.check_new(way)
@@ -147,7 +150,7 @@ class Asked:
         slots, found = (
             {
                 f"{slot} of parameter {number}": value
-                for number, of in state["optimizer"]["state"].items()
+                for number, of in state["optimizer"].get("state", {}).items()
                 for slot, value in (of.items() if isinstance(of, Mapping) else [("state", of)])
             }
             for state in (kept, now)
@@ -173,4 +176,5 @@ def _same(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(_same, one, other))
-    return type(one) is type(other) and bool(one == other)
+    # A number may come back as one of another kind, and one that is none is equal to itself.
+    return bool(one == other) or (one != one and other != other)

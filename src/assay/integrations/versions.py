@@ -9,7 +9,7 @@ from ..core.errors import UsageError
 
 TESTED: Mapping[str, str] = {
     "transformers": "4.57 and 5.24",
-    "accelerate": "1.15",
+    "accelerate": "1.10 and 1.15",
     "lightning": "2.5.6 and 2.6.6",
     "skorch": "1.3.1 and 1.4.0",
 }

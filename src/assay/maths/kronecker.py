@@ -99,8 +99,8 @@ class _Products:
             self._part.baddbmm_(rows.mT, rows)
         self.rows += rows.shape[1]
         self._part_rows += rows.shape[1]
-        # Half precision would lose what is added.
-        if self._part_rows >= STRETCH or self._part.element_size() < 4:
+        # Half precision would lose what is added; and the memory of an accelerator is for the training.
+        if self._part_rows >= STRETCH or self._part.element_size() < 4 or not self._part.is_cpu:
             self._settle()
 
     def count(self, places: Int[Tensor, " rows"], columns: int) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import data, methods, policies
 from ..core import options
 from ..core.arguments import checked_arguments, checked_fields
@@ -422,7 +424,7 @@ def corrupted(plan: Plan, rate: float, intensity: float, paths: StudyPaths) -> P
     """The plan on data of which a fraction of the training images is corrupted; test images, and what the plan holds out, are as they were.
 
     Raises:
-        UsageError: The inputs are no images from 0 to 1, or of wrong labels beside them no images in memory.
+        UsageError: The inputs are no images from 0 to 1, or beside wrong labels they do not fit into memory.
         NotWritten: The disk refuses.
     """
     damage = {"kind": "mixed", "rate": rate, "strength": intensity, "seed": plan.seed}
@@ -435,5 +437,6 @@ def corrupted(plan: Plan, rate: float, intensity: float, paths: StudyPaths) -> P
     inputs[whole.train.ids.positions(part.ids, plan.data)] = corrupt(
         part, "mixed", rate, intensity, seed=plan.seed
     ).examples.inputs
+    inputs = inputs if inputs.dtype == torch.uint8 else whole.train.prepared(inputs)
     path = saved_arrays(paths.data.absolute() / "corrupted.npz", whole.train, inputs, whole.train.labels, whole.test)
     return Plan.make({**plan.plain(), "data": options.join("arrays", {"path": str(path)}), "subset": 1.0})
