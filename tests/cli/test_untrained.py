@@ -263,6 +263,11 @@ def test_flags_that_no_method_reads_are_refused(scored, capsys):
     ):
         code, _, err = here(capsys, "score", scored, "cg_score", *flags)
         assert code == 2 and words in sentence(err)
+    code, _, err = here(capsys, "score", scored, "data_oob:learner=knn", "data_oob:learner=net", "--where", "processes:2")
+    assert (
+        code == 2
+        and "data_oob:learner=knn, data_oob:learner=net train their learners side by side in this process" in sentence(err)
+    )
 
 
 def test_data_that_changed_are_read_anew_and_are_another_run(tmp_path):

@@ -64,6 +64,31 @@ def test_rows_are_chosen_by_their_names_whatever_their_signs():
     assert PruningGrid(c_d=3.0).added == {} and PruningGrid(methods="el2n").added == {"methods": ["EL2N"]}
 
 
+class Asked(Exception):
+    """Instead of a study."""
+
+
+@pytest.mark.parametrize(
+    ("data", "budget", "batches", "batch"),
+    [("cifar100", "epochs", {0.2: 64, 0.1: 32}, 128), ("imagenet", "steps", {}, 256)],
+)
+def test_at_the_scale_paper_batches_and_steps_are_those_of_the_data(monkeypatch, tmp_path, data, budget, batches, batch):
+    def asked(name, protocol, *_):
+        raise Asked(protocol)
+
+    monkeypatch.setattr("assay.studies.pruning.carried_out", asked)
+
+    def protocol(**grid):
+        with pytest.raises(Asked) as caught:
+            study_pruning(tmp_path / "x", {"data": f"{data}:path=DIR"}, scale="paper", grid=PruningGrid(**grid))
+        return caught.value.args[0]
+
+    found = protocol()
+    assert (found.budget, found.batches, found.plan.training.batch) == (budget, batches, batch)
+    found = protocol(budget="epochs", batches={0.1: 8}, fractions=(0.1,))
+    assert (found.budget, found.batches) == ("epochs", {0.1: 8})
+
+
 def test_published_numbers_are_marked_as_they_are_known():
     cifar10 = {(one.row, one.column): one for one in PUBLISHED["cifar10"]}
     assert cifar10["DUAL + beta", "0.1"].value == 0.871 and cifar10["DUAL + beta", "0.1"].known == "read off a figure"

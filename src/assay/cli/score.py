@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ..core.method import AbstractMethod
     from ..core.probe import Probe
     from ..core.scores import Scores
     from ..core.wrong_labels import ClassCount, WrongCount
@@ -102,7 +103,7 @@ def score_(
     from ..experiments.execution import Execution
     from ..experiments.page_parts import probes_of
     from ..experiments.request import Request
-    from ..experiments.scorable import check_untrained, is_replayed, plays, scorable
+    from ..experiments.scorable import check_untrained, is_replayed, scorable, spreads
     from ..experiments.score import ALL, served
     from ..experiments.wrong_labels import count_wrong, countable
     from ..methods import METHODS, parse
@@ -132,9 +133,9 @@ def score_(
     how, named = ReplayConfig(schedule, memory, tolerance), [parse(name) for name in methods if name != ALL]
     replayed, retrained = (
         any(is_replayed(opened, one) for one in named),
-        any(one.retrains or (where is not None and plays(one)) for one in named),
+        any(one.retrains or (where is not None and spreads(one)) for one in named),
     )
-    _check_read(methods, replayed, retrained, how != ReplayConfig(), where is not None)
+    _check_read(methods, named, replayed, retrained, how != ReplayConfig(), where is not None)
     with showing_progress() as progress, executor(where or "processes", threads=opened.header.threads) as pool:
         request = Request(
             strict=strict,
@@ -271,20 +272,24 @@ def next_step(
     return f"{title} ranks difficulty, which says nothing about wrong labels. {look}"
 
 
-def _check_read(methods: "Sequence[str]", replayed: bool, retrained: bool, replay_config: bool, spread: bool) -> None:
+def _check_read(
+    methods: "Sequence[str]",
+    named: "Sequence[AbstractMethod]",
+    replayed: bool,
+    retrained: bool,
+    replay_config: bool,
+    spread: bool,
+) -> None:
     """Refuse flags that none of the methods would read."""
     from ..core.errors import UsageError
-    from ..experiments.scorable import retraining
+    from ..experiments.scorable import spread_by
 
     if replay_config and not replayed:
         raise UsageError(
             f"--schedule, --memory and --tolerance are for methods that replay the training; {', '.join(methods)} do not."
         )
     if spread and not retrained:
-        raise UsageError(
-            f"--where is for {' or '.join(retraining())}, which trains without each example, and methods that train a learner on parts of the examples; {', '.join(methods)} "
-            "do neither."
-        )
+        raise UsageError(f"--where is for {spread_by(named)}")
 
 
 def _half(scores: "Scores") -> str:

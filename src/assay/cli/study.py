@@ -243,7 +243,7 @@ def study_(
     selectors
         coresets only: policies with their options but for keep and seed; by default all that keep a given fraction.
     budget
-        coresets and pruning: as many epochs (the default) or steps for what is kept as for everything.
+        coresets and pruning: as many epochs (the default; steps of ImageNet at the scale paper) or steps for what is kept as for everything.
     batches
         coresets and pruning: batch sizes by fraction, such as 0.2:64,0.1:32; none for the same everywhere.
     early_epochs

@@ -12,6 +12,7 @@ from ..core.errors import Mismatch, MissingEvidence, UsageError, listed
 from ..core.evidence import Evidence
 from ..core.features import DATA, FeatureSpec
 from ..core.held_out import rows_name
+from ..core.learner import AbstractLearner
 from ..core.method import AbstractMethod
 from ..core.needs import CLASS_NEEDS, Need
 from ..core.scores import Scores
@@ -155,11 +156,8 @@ def check_read(
         raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
     if replay_config is not None and replay_config != ReplayConfig() and not retaken:
         raise UsageError(f"replay_config= is for methods that replay the training; {titles} do not. Leave it out.")
-    if request.execution.pool is not None and not any(one.retrains or plays(one) for one in wanted):
-        raise UsageError(
-            f"Execution(pool=) is for {' or '.join(retraining())}, which trains without each example, and methods that train a learner on parts of the examples; {titles} "
-            "do neither. Leave it out."
-        )
+    if request.execution.pool is not None and not any(map(spreads, wanted)):
+        raise UsageError(f"Execution(pool=) is for {spread_by(wanted)} Leave it out.")
     if isinstance(targets, str):
         raise UsageError(f"targets= is the text {targets!r}; give a list of names, such as [{targets!r}].")
     # One mapping may serve several calls, so that not every entry has to be asked for.
@@ -172,6 +170,22 @@ def check_read(
 def plays(method: AbstractMethod) -> bool:
     """Whether a method trains a learner on parts of the examples."""
     return Need.GAME in method.reads
+
+
+def spreads(method: AbstractMethod) -> bool:
+    """Whether a method has trainings that another process can do: those of learners that are trained many at once stay where they are."""
+    return method.retrains or (plays(method) and not all(map(_together, method.asks.learners)))
+
+
+def _together(learner: str) -> bool:
+    return type(parse_learner(learner)).train_many is not AbstractLearner.train_many
+
+
+def spread_by(wanted: Sequence[AbstractMethod]) -> str:
+    """What is trained elsewhere, and that these methods are not, in words that follow "... is for"."""
+    titles = ", ".join(one.title for one in wanted) or "all"
+    why = "train their learners side by side in this process" if any(map(plays, wanted)) else "do neither"
+    return f"{' or '.join(retraining())}, which trains without each example, and methods that train learners one by one on parts of the examples; {titles} {why}."
 
 
 def retraining() -> list[str]:

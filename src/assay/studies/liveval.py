@@ -479,7 +479,7 @@ def altered_data(
         fit = order[labels[order] == source]
     elif mode != "clean" and inputs.dtype != torch.uint8:
         raise UsageError(
-            f"Blur and transforms are of images in bytes, and these are {inputs.dtype} inputs of shape {train.shape}; leave {mode} out of the modes."
+            f"Blur and transforms are of images in bytes, and these are {inputs.dtype} inputs of shape {train.shape}; leave {'boundary_detection' if mode == 'boundary' else mode} out of the modes."
         )
     if len(fit) < count or len(order) < grid["num_scores"]:
         raise UsageError(

@@ -48,6 +48,8 @@ class OfData:
         tdds: Epochs that TDDS reads, and its window, by fraction pruned.
         early: Epochs that DUAL reads.
         schedule: Epochs of the schedule in which all these are counted.
+        batches: At the scale `paper`, batch sizes by fraction; None for those of the scale.
+        budget: At the scale `paper`, whether nets on a part take as many epochs, or as many steps as on everything.
     """
 
     c_d: float
@@ -55,13 +57,16 @@ class OfData:
     tdds: tuple[tuple[int, int], ...]
     early: int = 30
     schedule: int = SCHEDULE
+    batches: Mapping[float, int] | None = None
+    budget: Budget = "epochs"
 
 
 CIFAR10 = OfData(5.5, (0.0, 0.0, 0.1, 0.1, 0.3), ((70, 10), (90, 10), (80, 10), (30, 10), (10, 5)))
 OF_DATA = {
     "cifar10": CIFAR10,
     "cifar100": OfData(4.0, (0.1, 0.2, 0.2, 0.4, 0.5), ((90, 10), (70, 10), (60, 20), (20, 10), (10, 5))),
-    "imagenet": OfData(11.0, (0.0, 0.1, 0.2, 0.2, 0.3), ((60, 10),) * 5, 60, 60),
+    # As many steps of 256 whatever is kept.
+    "imagenet": OfData(11.0, (0.0, 0.1, 0.2, 0.2, 0.3), ((60, 10),) * 5, 60, 60, {}, "steps"),
 }
 """By name of the reader; other data take those of CIFAR-10."""
 CIFAR = {
@@ -198,6 +203,7 @@ DEVIATIONS = (
     "Where a schedule is not as long as the papers' (200 epochs, of ImageNet 60), all epochs and windows of theirs are taken as the same fractions of it, a window of at least 3. On "
     "ImageNet TDDS reads all 60 epochs, where its row has 70.",
     "D2 drops first what CCS drops, and ranks by forgetting. Moderate and BWS read the last recorded net.",
+    "On ImageNet nets on a part take as many steps as the whole takes in 60 epochs (300,300 of 256 examples), where the papers' take 300,000.",
     "ImageNet's random resized crops are cut from the middle square of a picture, as it is read, and not from the whole picture.",
     "Corrupted images have noise, a rotation or another contrast, drawn evenly; which corruptions DUAL's table has could not be read.",
 )
@@ -215,8 +221,8 @@ class PruningGrid:
         window: Its window; 10 of 200 epochs.
         c_d: How late beta sampling turns to easy examples.
         cutoff: What CCS and D2 drop first, as a fraction of all examples.
-        budget: Whether all nets take as many `epochs`, or as many `steps` as on everything.
-        batches: Batch sizes by fraction, such as {0.1: 32}; the plan's elsewhere. Empty for the plan's everywhere.
+        budget: Whether all nets take as many `epochs`, or as many `steps` as on everything; by default epochs, and steps on ImageNet at the scale `paper`.
+        batches: Batch sizes by fraction, such as {0.1: 32}; the plan's elsewhere. Empty for the plan's everywhere, which ImageNet has at the scale `paper`.
         corrupt: Fraction of the training images that are corrupted.
         corrupt_intensity: How far.
         methods: Rows of the tables, such as "EL2N" and "DUAL + beta", whatever the case and signs, and "rs2"; all if None. Random is always the control.
@@ -239,7 +245,7 @@ class PruningGrid:
     window: int | None = None
     c_d: float | None = None
     cutoff: float | None = None
-    budget: Budget = "epochs"
+    budget: Budget | None = None
     batches: Mapping[float, int] | None = None
     corrupt: float = 0.0
     corrupt_intensity: float = 1.0
@@ -253,7 +259,7 @@ class PruningGrid:
     gamma: float | None = None
 
     def __post_init__(self):
-        if self.budget not in ("epochs", "steps"):
+        if self.budget not in (None, "epochs", "steps"):
             raise UsageError(f"budget={self.budget!r} is neither 'epochs' nor 'steps'.")
         if self.fractions is not None:
             fractions_of("fractions", self.fractions)
@@ -320,17 +326,20 @@ def study_pruning(
     plan = check_plan(planned(base, given))
     of_data = OF_DATA.get(data.parse(plan.data).name, CIFAR10)
     fractions = fractions_of("fractions", preset.fractions if grid.fractions is None else grid.fractions)
+    own = of_data if scale == "paper" else CIFAR10
+    preset_batches = preset.batches if own.batches is None else own.batches
     batches = (
-        {one: batch for one, batch in preset.batches.items() if one in fractions}
+        {one: batch for one, batch in preset_batches.items() if one in fractions}
         if grid.batches is None
         else batches_of(grid.batches)
     )
+    budget = own.budget if grid.budget is None else grid.budget
     choices = {fraction: rows(fraction, plan.training.epochs, of_data, grid) for fraction in fractions}
     live = tuple(one for one in live_controls() if grid.methods is None or one in grid.methods)
-    protocol = Protocol(plan, choices, live, counted(grid.seeds, preset.seeds), grid.budget, batches, "train")
+    protocol = Protocol(plan, choices, live, counted(grid.seeds, preset.seeds), budget, batches, "train")
     combined = {
         "fractions": list(fractions), "seeds": protocol.seeds, "early_epochs": grid.early_epochs, "window": grid.window, "c_d": grid.c_d, "cutoff": grid.cutoff,
-        "budget": grid.budget, "batches": {f"{fraction:g}": batch for fraction, batch in batches.items()}, "corrupt": grid.corrupt, "corrupt_intensity": grid.corrupt_intensity, **grid.added,
+        "budget": budget, "batches": {f"{fraction:g}": batch for fraction, batch in batches.items()}, "corrupt": grid.corrupt, "corrupt_intensity": grid.corrupt_intensity, **grid.added,
     }  # fmt: skip
     altered = functools.partial(corrupted, plan, grid.corrupt, grid.corrupt_intensity) if grid.corrupt else None
     study = carried_out("pruning", protocol, folder, combined, scale, execution or Execution(), altered)
