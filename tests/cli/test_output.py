@@ -66,6 +66,74 @@ def test_what_a_verb_says_is_one_document(capsys, own, tmp_path, arguments):
         assert all(words in shown[1] for words in found["sentences"])
 
 
+WORDS = {
+    "arm",
+    "method",
+    "which",
+    "given",
+    "class",
+    "score",
+    "ranks",
+    "reason",
+    "test",
+    "treatment",
+    "baseline",
+    "why",
+    "whose",
+    "what",
+    "setting",
+}
+"""Columns whose cells are words."""
+
+
+@pytest.mark.slow
+def test_results_of_every_verb_are_numbers_in_a_document(capsys, tmp_path):
+    from assay.runs.artefacts import load_verdict
+
+    run = tmp_path / "run"
+    assert here(capsys, "record", run, *SMALL, "--validation", "0.2")[0] == 0
+    assert here(capsys, "score", run, "aum", "loss", "tracin:target=validation")[0] == 0
+    assert here(capsys, "choose", run, "aum", "--policy", "top_k", "--keep", "0.9", "--name", "drop")[0] == 0
+    found = {}
+    for verb, *arguments in (
+        ("verify", "--seeds", "2", "--where", "inline"),
+        ("cleanse", "tracin:target=validation", "--counts", "1,20", "--draws", "2", "--where", "inline"),
+        ("lds", "tracin:target=validation", "--subsets", "6", "--queries", "3", "--where", "inline"),
+        ("attribute", "tracin:target=validation", "--top", "2"),
+        ("explain", "--example", "3"),
+        ("compare",),
+        ("probe", "--flip", "0.1"),
+        ("confident",),
+        ("duplicates",),
+        ("plan",),
+        ("report",),
+    ):
+        code, out, err = here(capsys, verb, run, *arguments, "--json")
+        made = document(out)
+        assert (code, made["error"]) == (0, None), (verb, err)
+        assert made["tables"] or verb in ("report", "duplicates")
+        found[verb] = made["tables"]
+        for table in made["tables"]:
+            for row in table["rows"]:
+                cells = dict(zip(table["columns"], row, strict=True))
+                # A number among words is one that could not be read as such.
+                assert not [
+                    cell for name, cell in cells.items() if name not in WORDS and isinstance(cell, str) and cell.endswith("%")
+                ]
+    verdict = load_verdict(run / "verdicts" / "drop.json")
+    arms = {row[0]: row for row in found["verify"][0]["rows"]}
+    for arm in verdict.arms:
+        mine = [one.accuracy for one in verdict.outcomes if one.arm == arm]
+        assert arms[arm][2:] == [sum(mine) / len(mine), mine]
+    (differences,) = (one for one in found["verify"] if one["title"].startswith("Differences"))
+    assert [row[2] for row in differences["rows"]] == [one.effect for one in verdict.comparisons]
+    worst = next(row for row in found["cleanse"][0]["rows"] if row[1] == "worst")
+    assert all(isinstance(cell, float) for cell in worst[2:]) and 0 < worst[5] <= 1
+    (drawn, *_) = (row for row in found["cleanse"][0]["rows"] if row[1].startswith("random x"))
+    assert all(len(cell) == 2 for cell in drawn[2:])
+    assert len(found["lds"][0]["rows"][0][1]) == 3
+
+
 def test_numbers_are_numbers_with_all_their_digits(capsys, recorded):
     from assay.runs.artefacts import load_scores
 
@@ -88,6 +156,9 @@ def test_numbers_are_numbers_with_all_their_digits(capsys, recorded):
         (("a", 2.5), False, ["a", 2.5]),
         (None, True, None),
         (True, False, True),
+        (output.percent(0.123456), True, 0.123456),
+        (output.Written("0.12 [0.1, none]", [0.12, 0.1, float("nan")]), True, [0.12, 0.1, None]),
+        (output.written(None, ".2f"), True, None),
     ],
 )
 def test_cells(cell, number, value):

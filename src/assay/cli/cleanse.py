@@ -9,6 +9,7 @@ from .values import Whole
 
 if TYPE_CHECKING:
     from ..core.curve import Curve, Removal
+    from .output import Written
 
 
 def cleanse_(
@@ -124,16 +125,21 @@ def show_curve(curve: "Curve") -> None:
         say("±: half of the range over the random removals, which is no interval of their mean.")
 
 
-def cell(removal: "Removal", field: str) -> str:
+def cell(removal: "Removal", field: str) -> "Written":
     """One field of one retraining, as a table cell."""
+    from .output import percent, written
+
     value = getattr(removal, field)
-    return f"{100 * value:.2f} %" if field.endswith("accuracy") else f"{value:.4f}"
+    return percent(value) if field.endswith("accuracy") else written(value, ".4f")
 
 
-def spread(removals: "Sequence[Removal]", field: str) -> str:
+def spread(removals: "Sequence[Removal]", field: str) -> "Written":
     """Mean and half the range of a field over several retrainings; for a single retraining, the number alone."""
+    from .output import Written
+
     if len(removals) == 1:
         return cell(removals[0], field)
     values = [getattr(one, field) for one in removals]
     mean, half = sum(values) / len(values), (max(values) - min(values)) / 2
-    return f"{100 * mean:.2f} ± {100 * half:.2f} %" if field.endswith("accuracy") else f"{mean:.4f} ± {half:.4f}"
+    text = f"{100 * mean:.2f} ± {100 * half:.2f} %" if field.endswith("accuracy") else f"{mean:.4f} ± {half:.4f}"
+    return Written(text, [mean, half])

@@ -9,8 +9,9 @@ from .values import MaybeWhole
 
 if TYPE_CHECKING:
     from ..core.method_comparison import MethodComparison
+    from .output import Written
 
-    Matrix = tuple[str, tuple[str, ...], list[tuple[str, ...]], tuple[str, ...]]
+    Matrix = tuple[str, tuple[str, ...], list[tuple[object, ...]], tuple[str, ...]]
 
 MOST_PAIRS = 15
 """Pairs that are listed with their intervals for people; in a document all are."""
@@ -51,6 +52,7 @@ def show_comparison(made: "MethodComparison", run: Path) -> None:
     """Correlations and overlaps as tables, and how well each method finds wrong labels."""
     from . import output
     from .console import say, show_table
+    from .output import Written, written
 
     for title, what in (
         ("Spearman's rank correlation", "spearman"),
@@ -63,9 +65,9 @@ def show_comparison(made: "MethodComparison", run: Path) -> None:
         rows = [
             (
                 f"{one.one}, {one.other}",
-                f"{one.spearman:.3f} [{one.low:.3f}, {one.high:.3f}]",
-                f"{one.kendall:.3f} [{one.kendall_low:.3f}, {one.kendall_high:.3f}]",
-                f"{one.overlap:.3f}",
+                within(one.spearman, one.low, one.high),
+                within(one.kendall, one.kendall_low, one.kendall_high),
+                written(one.overlap, ".3f"),
             )
             for one in made.pairs
         ]
@@ -88,7 +90,7 @@ def show_comparison(made: "MethodComparison", run: Path) -> None:
             (
                 one.title,
                 "suspicion" if one.claims_suspicion else "difficulty",
-                one.words,
+                Written(one.words, [one.auc, one.low, one.high]),
                 one.average_precision,
                 one.precision,
                 f"{one.missed:,}",
@@ -103,6 +105,13 @@ def show_comparison(made: "MethodComparison", run: Path) -> None:
         say(f"{made.corrupted:,} of {made.examples:,} images were damaged on purpose; no method saw which.")
 
 
+def within(number: float, low: float, high: float) -> "Written":
+    """A number with its interval."""
+    from .output import Written
+
+    return Written(f"{number:.3f} [{low:.3f}, {high:.3f}]", [number, low, high])
+
+
 def matrices(title: str, made: "MethodComparison", what: str, *, whole: bool) -> "Iterator[Matrix]":
     """The numbers of every two methods as tables (title, columns, rows, columns of numbers) that are readable.
 
@@ -114,8 +123,13 @@ def matrices(title: str, made: "MethodComparison", what: str, *, whole: bool) ->
         what: The number, as a pair has it.
         whole: Whether it is one table with titles as heads, however wide.
     """
+    from .output import Written, written
+
     titles = made.titles
-    cells = [["" if one == other else f"{getattr(made.of(one, other), what):.2f}" for other in titles] for one in titles]
+    cells = [
+        [Written("", None) if one == other else written(getattr(made.of(one, other), what), ".2f") for other in titles]
+        for one in titles
+    ]
     first = max(map(len, ("method", *titles)))
     if whole or first + sum(BETWEEN + max(len(head), len("-0.12")) for head in titles) <= WIDTH:
         yield title, ("method", *titles), [(head, *row) for head, row in zip(titles, cells, strict=True)], titles
@@ -126,8 +140,8 @@ def matrices(title: str, made: "MethodComparison", what: str, *, whole: bool) ->
     most = max(1, (WIDTH - first) // (BETWEEN + len("-.12")))
     for begin in range(0, len(titles), most):
         part = tuple(heads[begin : begin + most])
-        rows = [
-            (head, *(cell.replace("0.", ".") for cell in row[begin : begin + most]))
+        rows: list[tuple[object, ...]] = [
+            (head, *(str(cell).replace("0.", ".") for cell in row[begin : begin + most]))
             for head, row in zip(named, cells, strict=True)
         ]
         where = f" ({part[0]} to {part[-1]} of {heads[-1]})" if len(part) < len(heads) else ""

@@ -58,21 +58,24 @@ def show_joint(found: "ConfidentJoint", pairs: int) -> None:
     """What was estimated: classes in one table, pairs of classes in another."""
     from ..core.confident import COVERS
     from .console import say, show_table
+    from .output import Written, written
 
     joint, names = found.joint * found.examples, found.class_names
     rows = []
+    counts = [Written(f"{round(one.low):,} to {round(one.high):,}", [one.low, one.high]) for one in found.by_class or ()]
+    counts = counts or [Written("", None)] * len(names)
     for at, name in enumerate(names):
         given, true, right = float(joint[at].sum()), float(joint[:, at].sum()), float(joint[at, at])
         bound = float(found.thresholds[at])
         rows.append(
             (
                 name,
-                f"{bound:.3f}" if bound < 2 else "no label",
-                f"{given:,.0f}",
-                f"{true:,.0f}",
-                f"{given - right:,.1f}",
-                f"{round(found.by_class[at].low):,} to {round(found.by_class[at].high):,}" if found.by_class else "",
-                f"{true - right:,.1f}",
+                Written(f"{bound:.3f}", bound) if bound < 2 else Written("no label", None),
+                written(given, ",.0f"),
+                written(true, ",.0f"),
+                written(given - right, ",.1f"),
+                counts[at],
+                written(true - right, ",.1f"),
             )
         )
     columns = ("class", "threshold", "given", "true", "wrong with this label", "95 % interval", "of this class under others")
@@ -88,7 +91,7 @@ def show_joint(found: "ConfidentJoint", pairs: int) -> None:
         show_table(
             "Pairs of classes",
             ("given", "true", "examples"),
-            [(a, b, f"{c:,.1f}") for a, b, c in apart[:pairs]],
+            [(a, b, written(c, ",.1f")) for a, b, c in apart[:pairs]],
             right=("examples",),
         )
     say(f"{found.sentence} {COVERS}")

@@ -93,6 +93,7 @@ def show_lds(made: "LDS") -> None:
     """The agreements as tables, and what they mean in sentences."""
     from ..core.lds import OTHERS, RETRAINING
     from .console import caution, say, show_table
+    from .output import Written
 
     say(
         f"{made.left_out:,} of {made.examples:,} examples left out together, {made.subsets:,} subsets; target {made.target}, {made.rows:,} rows."
@@ -101,9 +102,9 @@ def show_lds(made: "LDS") -> None:
         (f"LDS: mean rho over {len(made.queries):,} queries", made.single),
         ("Rho of the whole target", made.whole),
     ):
-        cells = {(one.method, one.truth): one.words for one in found}
+        cells = {(one.method, one.truth): Written(one.words, [one.value, one.low, one.high]) for one in found}
         rows = [
-            (method, *(cells.get((method, truth), "") for truth in made.truths))
+            (method, *(cells.get((method, truth), Written("", None)) for truth in made.truths))
             for method in dict.fromkeys(one.method for one in found)
         ]
         if rows:

@@ -14,6 +14,32 @@ from typing import Any, TextIO
 _NUMBER = re.compile(r"-?(\d+|\d{1,3}(,\d{3})+)(\.\d+)?(e[+-]?\d+)?")
 
 
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A cell that people read in other words than a document has it.
+
+    Attributes:
+        text: For people.
+        value: A number or None, or several: with its interval [number, low, high], a mean [mean, deviation].
+    """
+
+    text: str
+    value: object
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def written(value: float | None, form: str, factor: float = 1.0, unit: str = "") -> Written:
+    """A number that people read in this form, times a factor, with a unit."""
+    return Written("–" if value is None else f"{factor * value:{form}}{unit}", value)
+
+
+def percent(fraction: float | None, digits: int = 2) -> Written:
+    """A fraction, which people read in percent."""
+    return written(fraction, f".{digits}f", 100, " %")
+
+
 @dataclasses.dataclass
 class Output:
     """What a command said.
@@ -51,6 +77,8 @@ now = Output()
 
 def value_of(cell: object, number: bool) -> object:
     """A cell as JSON has it; a number that is none (NaN) is null."""
+    if isinstance(cell, Written):
+        return value_of(cell.value, number)
     if isinstance(cell, (list, tuple)):
         return [value_of(one, number) for one in cell]
     if hasattr(cell, "item"):

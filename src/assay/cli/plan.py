@@ -180,13 +180,13 @@ def show_costs(costs: "list[Cost]", workers: int, where: str, said: str = STEPS)
     from ..core.words import lasted
     from ..reports.protocol import sized
     from .console import say, show_table
+    from .output import Written
 
     rows = []
     for one in costs:
-        spread = [lasted(one.seconds(workers))] if where else []
-        rows.append(
-            (one.what, one.trainings, one.steps, lasted(one.seconds_per_step), lasted(one.seconds()), *spread, sized(one.bytes))
-        )
+        times = [one.seconds_per_step, one.seconds(), *([one.seconds(workers)] if where else [])]
+        cells = (Written(lasted(seconds), seconds) for seconds in times)
+        rows.append((one.what, one.trainings, one.steps, *cells, Written(sized(one.bytes), one.bytes)))
     beside = [f"{workers:,} side by side"] if where else []
     columns = ("trainings for", "trainings", "steps of each", "a step", "one after the other", *beside, "on disk")
     show_table("What it takes, as measured on this machine", columns, rows, right=columns[1:])

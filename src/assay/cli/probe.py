@@ -91,15 +91,16 @@ def next_step(run: "Run", found: "Probe") -> str:
 def show_probe(found: "Probe") -> None:
     """How well each method found the flipped labels, and what that means."""
     from .console import say, show_table
+    from .output import Written, written
     from .score import counts_by_class
 
     rows = [
         (
             one.title,
-            one.words,
+            Written(one.words, [one.auc, one.low, one.high]),
             one.average_precision,
             round(one.recovered * found.flipped),
-            "the best" if one.adjusted is None else f"{one.adjusted:.3g}",
+            Written("the best", None) if one.adjusted is None else written(one.adjusted, ".3g"),
             one.wrong,
         )
         for one in found.methods

@@ -11,11 +11,12 @@ from .values import MaybeWhole, Switch
 
 if TYPE_CHECKING:
     from ..core.cleansing import CleansingStudy
-    from ..core.fidelity import FidelityStudy
+    from ..core.fidelity import FidelityStudy, PublishedAgreement, Spread
     from ..core.published import PublishedNumber
     from ..core.replication import ReplicationStudy
     from ..core.study import Study
     from ..runs.artefacts import AnyStudy
+    from .output import Written
 
 PLAN = ("plan", "data", "net", "plant", "seed", "epochs", "batch", "lr", "device", "set")
 PRUNING = (*PLAN, "metrics", "sizes", "fractions", "seeds", "probe_epochs", "models", "per_class")
@@ -502,7 +503,7 @@ def show_cleansing(found: "CleansingStudy") -> None:
     kept = [(one.method, one.what, f"{one.states:,}", sized(one.bytes)) for one in found.storage]
     show_table("What must be on disk", ("method", "what is kept", "states", "bytes"), kept, right=("states", "bytes"))
     if found.published:
-        off = [(one.what, one.removed, f"{100 * one.accuracy:.2f}", one.known, one.source) for one in found.published]
+        off = [(one.what, one.removed, in_percent(one.accuracy), one.known, one.source) for one in found.published]
         heads = ("method", "removed", "test accuracy, %", "how known", "source")
         show_table("Published", heads, off, right=("test accuracy, %",))
     say_all(found)
@@ -517,12 +518,12 @@ def show_fidelity(found: "FidelityStudy") -> None:
         for method in found.methods:
             taus, overlaps = (found.spread(setting, method, measure) for measure in ("tau", "jaccard"))  # type: ignore[arg-type]
             if taus is not None and overlaps is not None:
-                cells = [f"{one.mean:.3f}" + (f" ({one.std:.3f})" if one.std is not None else "") for one in (taus, overlaps)]
+                cells = [with_deviation(one, ".3f", ".3f") for one in (taus, overlaps)]
                 rows.append((method, setting, *cells, "measured"))
         published = [one for one in found.published if one.setting == setting]
         for what, source, known in dict.fromkeys((one.what, one.source, one.known) for one in published):
             by = {one.measure: one for one in published if (one.what, one.source) == (what, source)}
-            cells = [f"{by[m].mean:.3g}" + (f" ({by[m].std:.2f})" if by[m].std is not None else "") for m in ("tau", "jaccard")]
+            cells = [with_deviation(by[m], ".3g", ".2f") for m in ("tau", "jaccard")]
             rows.append((what, setting, *cells, f"{source} ({known})"))
     show_table(
         "Study fidelity: mean (sd) over seeds", ("method", "setting", "tau", "Jaccard", "whose"), rows, right=("tau", "Jaccard")
@@ -532,7 +533,6 @@ def show_fidelity(found: "FidelityStudy") -> None:
 
 def show_replication(found: "ReplicationStudy") -> None:
     """Print a table for each section with the published numbers, then the sentences that state the results and where the study deviates."""
-    from ..reports.replication import shown_spread
     from .console import show_table
 
     for section in found.sections:
@@ -540,7 +540,7 @@ def show_replication(found: "ReplicationStudy") -> None:
         rows = []
         for row in found.rows(section.name):
             cells = [found.spread(section, row, column) for column in columns]
-            rows.append((row, *("–" if one is None else shown_spread(one, percent=section.percent) for one in cells)))
+            rows.append((row, *(replicated(one, section.percent) for one in cells)))
         title = f"{section.name}: {section.measure}{', %' if section.percent else ''}, mean (sd) over {len(found.seeds)} seeds"
         show_table(title, (section.columns, *columns), rows, right=columns)
     show_published(found.published)
@@ -550,11 +550,10 @@ def show_replication(found: "ReplicationStudy") -> None:
 def show_published(published: "Sequence[PublishedNumber]") -> None:
     """Print what was published, and how it is known."""
     from .console import show_table
+    from .output import written
 
     if published:
-        off = [
-            (one.section, one.row, one.column, "–" if one.value is None else f"{one.value:.4g}", one.known) for one in published
-        ]
+        off = [(one.section, one.row, one.column, written(one.value, ".4g"), one.known) for one in published]
         show_table("Published", ("section", "row", "column", "number", "how known"), off, right=("number",))
 
 
@@ -566,9 +565,37 @@ def say_all(found: "AnyStudy") -> None:
         say(words)
 
 
-def spread(errors: list[float]) -> tuple[str, str]:
+def spread(errors: list[float]) -> "tuple[Written, Written]":
     """Mean and standard deviation over seeds of fractions, in percent."""
     import statistics
 
-    deviation = f"{100 * statistics.stdev(errors):.2f}" if len(errors) > 1 else "–"
-    return f"{100 * statistics.fmean(errors):.2f}", deviation
+    return in_percent(statistics.fmean(errors)), in_percent(statistics.stdev(errors) if len(errors) > 1 else None)
+
+
+def in_percent(fraction: float | None) -> "Written":
+    """A fraction in a column of percents."""
+    from .output import written
+
+    return written(None if fraction is None else 100 * fraction, ".2f")
+
+
+def replicated(found: "Spread | None", percent: bool) -> "Written":
+    """A mean with deviation and interval."""
+    from ..reports.replication import shown_spread
+    from .output import Written
+
+    if found is None:
+        return Written("–", None)
+    factor = 100 if percent else 1
+    return Written(
+        shown_spread(found, percent=percent),
+        [one if one is None else factor * one for one in (found.mean, found.std, found.low, found.high)],
+    )
+
+
+def with_deviation(found: "Spread | PublishedAgreement", form: str, of_deviation: str) -> "Written":
+    """A mean, and its deviation where it is known."""
+    from .output import Written
+
+    text = f"{found.mean:{form}}" + (f" ({found.std:{of_deviation}})" if found.std is not None else "")
+    return Written(text, [found.mean, found.std])

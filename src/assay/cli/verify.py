@@ -80,28 +80,36 @@ def verify_(
 
 def show_verdict(verdict) -> None:
     """The verdict as tables and sentences."""
+    from . import output
     from .console import say, show_table
+    from .output import Written, percent, written
 
     rows = []
     for arm in verdict.arms:
         mine = [one for one in verdict.outcomes if one.arm == arm]
         mean = sum(one.accuracy for one in mine) / len(mine)
-        rows.append((arm, f"{mine[0].examples:,}", f"{100 * mean:.2f} %", " ".join(f"{100 * one.accuracy:.2f}" for one in mine)))
+        by_seed = Written(" ".join(f"{100 * one.accuracy:.2f}" for one in mine), [one.accuracy for one in mine])
+        rows.append((arm, f"{mine[0].examples:,}", percent(mean), by_seed))
     show_table(
         f"Retrained: {verdict.decision}",
         ("arm", "examples", "mean accuracy", "by seed"),
         rows,
         right=("examples", "mean accuracy"),
     )
+    if output.now.json:
+        # People read them as sentences.
+        fields = ("treatment", "baseline", "effect", "low", "high", "p", "adjusted", "n", "test")
+        compared = [tuple(getattr(one, field) for field in fields) for one in verdict.comparisons]
+        show_table("Differences in test accuracy, over seeds", fields, compared, right=fields[2:8])
     if verdict.detections:
         found = [
             (
                 one.title,
-                f"{one.auc:.3f}",
-                f"{one.average_precision:.3f}",
-                f"{one.precision_at_planted:.3f}",
-                f"{100 * one.missed:.1f} %",
-                f"{one.recovered:.3f}",
+                written(one.auc, ".3f"),
+                written(one.average_precision, ".3f"),
+                written(one.precision_at_planted, ".3f"),
+                percent(one.missed, 1),
+                written(one.recovered, ".3f"),
                 "suspicion" if one.claims_suspicion else "difficulty",
             )
             for one in sorted(verdict.detections, key=lambda one: -one.auc)
