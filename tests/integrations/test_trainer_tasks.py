@@ -305,3 +305,71 @@ def test_what_is_told_by_no_model_is_refused_with_a_cure_that_works(tmp_path):
         UsageError, match=r"it is not known which label belongs to which; give data=assay.DataSpec\(task='losses'"
     ):
         unknown.train()
+
+
+class Tuner(transformers.Trainer):
+    """Calls the library's loss and notes what it sees in it, as trainers for fine-tuning do."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.noted = {"train": [], "eval": []}
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        self.noted["train" if model.training else "eval"].append(float(outputs.logits.detach().float().softmax(-1).max()))
+        return (loss, outputs) if return_outputs else loss
+
+
+class Anchored(Tuner):
+    """Pulls the weights to 0 besides."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        loss = loss + 0.01 * sum(value.square().sum() for value in model.parameters() if value.requires_grad)
+        return (loss, outputs) if return_outputs else loss
+
+
+def adapted():
+    """A small GPT of which adapters alone are trained."""
+    peft = pytest.importorskip("peft")
+    model = TASKS["language"][0]()
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False)
+        return peft.get_peft_model(model, config)
+
+
+@pytest.mark.parametrize("name", ["classes", "smoothed", "adapters"])
+def test_a_subclass_that_calls_the_librarys_loss_is_taken_again_as_the_library_s(tmp_path, name):
+    model, collate = (adapted, TASKS["language"][1]) if name == "adapters" else (bert, padded)
+    settings = {"label_smoothing_factor": 0.1} if name == "smoothed" else {}
+    held = collate(HELD) if name == "adapters" else padded(HELD)
+    targets = {"validation": lambda model: model(**held).loss}
+    found = {}
+    for kind in (transformers.Trainer, Tuner):
+        folder = tmp_path / kind.__name__
+        trainer = trainer_of(folder, kind, model=model(), data_collator=collate, num_train_epochs=2, **settings)
+        recording = Recording(checkpoints="every", live=[] if name == "adapters" else ["liveval"])
+        attached = assay.attach(trainer, folder / "run", recording, seed=SEED)
+        trainer.train()
+        if kind is Tuner:
+            # A note for each batch, and none of what assay looked at.
+            assert len(trainer.noted["train"]) == 12 and not trainer.noted["eval"]
+        titles = ["sgd_influence", "tracin"]
+        found[kind] = assay.score(folder / "run", titles, loop=attached.loop(), targets=targets, save=False)
+    runs = [Run(tmp_path / kind.__name__ / "run") for kind in found]
+    assert [one.shard.sums for one in runs[0].commits] == [one.shard.sums for one in runs[1].commits]
+    for title, scores in found[Tuner].items():
+        assert torch.equal(scores.values, found[transformers.Trainer][title].values) and bool(scores.values.any())
+
+
+def test_a_subclass_that_adds_to_the_librarys_loss_has_a_loss_of_its_own(tmp_path):
+    trainer = trainer_of(tmp_path, Anchored)
+    attached = assay.attach(trainer, tmp_path / "run", Recording(checkpoints="every"), seed=SEED)
+    trainer.train()
+    for loop in (attached.loop, lambda: huggingface.loop_of(trainer)):
+        with pytest.raises(UsageError, match="Anchored computes a loss of its own; give the loss of each example as losses="):
+            loop()
+    assert len(trainer.noted["train"]) == 12 and not trainer.noted["eval"]
+    with pytest.raises(UsageError, match="Anchored computes a loss of its own, and liveval values its steps"):
+        assay.attach(trainer_of(tmp_path, Anchored), tmp_path / "other", Recording(live=["liveval"]))

@@ -44,6 +44,8 @@ except ImportError:
 CURE = "let the Trainer train on every batch of an epoch, and set max_steps to whole epochs"
 WRAPPED = ("train", "get_train_dataloader", "training_step", "compute_loss")
 """The methods of a Trainer that `attach` looks into; all are public."""
+SAME_LOSS = 1e-4
+"""How far two losses and their gradients may differ, relative to both, to be the same: what is added up in another order."""
 WAY = "trainer.train(resume_from_checkpoint=True)"
 ARGUMENTS = (
     *(
@@ -236,7 +238,7 @@ class Attached(Events):
         self._labels = _label_names(trainer)
         self._trainer = trainer
         self._compute_loss = trainer.compute_loss
-        self._again, self._own = f"attached.loop() or {self._again}", _own_loss(trainer)
+        self._again = f"attached.loop() or {self._again}"
         self._loader: DataLoader | None = None
         self._keyed: DataLoader | None = None
         self._training = self._stepping = self._recorded = False
@@ -254,6 +256,7 @@ class Attached(Events):
 
     def _train_seen(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         _check_trainer(self._trainer, self.recording, self._data)
+        self._own = _own_loss(self._trainer)
         self._leave()
         self._training, self._keyed = True, None
         try:
@@ -332,7 +335,7 @@ class Attached(Events):
             )
         if self._recorded:
             raise UsageError(f"{name} is called twice for a batch, and one of its outputs is recorded; call it once, or {EVAL}.")
-        if self._task.problem == "numbers" and _own_loss(self._trainer) and self._data.losses is cross_entropies:
+        if self._task.problem == "numbers" and self._own and self._data.losses is cross_entropies:
             raise UsageError(f"{type(self._trainer).__name__} computes a loss of its own of numbers; give {OWN}.")
         self._observe(model, outputs, batch, labels, name)
         self._recorded = True
@@ -400,13 +403,12 @@ def attach(
         raise UsageError("This trainer is recorded already; call detach() on what attach returned, or build another trainer.")
     check_has("transformers", trainer.args, *ARGUMENTS)
     _check_trainer(trainer, recording, data or DataSpec())
-    if _own_loss(trainer) and (data is None or data.losses is cross_entropies):
-        steps = [str(method) for method in recording.live if isinstance(parse(method), AbstractStepMethod)]
-        if steps:
-            raise UsageError(
-                f"{type(trainer).__name__} computes a loss of its own, and {', '.join(steps)} values its steps; give the loss of each example as "
-                f"data=assay.DataSpec(losses=...), or leave {', '.join(steps)} out of Recording(live=...)."
-            )
+    steps = [str(method) for method in recording.live if isinstance(parse(method), AbstractStepMethod)]
+    if steps and (data is None or data.losses is cross_entropies) and _own_loss(trainer):
+        raise UsageError(
+            f"{type(trainer).__name__} computes a loss of its own, and {', '.join(steps)} values its steps; give the loss of each example as "
+            f"data=assay.DataSpec(losses=...), or leave {', '.join(steps)} out of Recording(live=...)."
+        )
     # What another process of this training wrote already is no other run.
     if not RunPaths(Path(folder)).header.exists() and first_process():
         check_place(RunPaths(Path(folder)))
@@ -621,10 +623,6 @@ def _loop(
     args = trainer.args
     check_has("transformers", trainer, "get_batch_samples", "model_accepts_loss_kwargs", "create_optimizer", "label_names")
     check_has("transformers", args, *ARGUMENTS)
-    if _own_loss(trainer) and "losses" not in changes:
-        raise UsageError(
-            f"{type(trainer).__name__} computes a loss of its own; give the loss of each example as losses=, a function of (model, batch)."
-        )
     if trainer.optimizer is None:
         trainer.create_optimizer()
     if loader is None:
@@ -635,6 +633,11 @@ def _loop(
     forward, smoothing = NamedForward(_label_names(trainer)), args.label_smoothing_factor
     task, count = task_of(trainer.model), TrainerCount(trainer)
     compute_loss = compute_loss or trainer.compute_loss
+    own = _own_loss(trainer, loader)
+    if own and "losses" not in changes:
+        raise UsageError(
+            f"{type(trainer).__name__} computes a loss of its own; give the loss of each example as losses=, a function of (model, batch)."
+        )
     parts: dict[str, Any] = {
         "model": trainer.model,
         "optimizer": trainer.optimizer,
@@ -656,7 +659,7 @@ def _loop(
             parts |= {"loss": TrainerLoss(compute_loss, None), "reduction": "sum", "accumulate": count}
         else:
             parts["accumulate"] = "batches" if _divides(trainer) else 1
-    elif "accumulate" not in changes and _multiplies(trainer, compute_loss, loader):
+    elif "accumulate" not in changes and not own and _multiplies(trainer, compute_loss, loader):
         # The mean over the processes takes back what the Trainer multiplied by.
         parts["accumulate"] = 1
     if tokens and "accumulate" in parts and parts.get("reduction") != "sum":
@@ -674,7 +677,7 @@ def _divides(trainer: Any) -> bool:
 
 def _multiplies(trainer: Any, compute_loss: Callable[..., Any], loader: DataLoader) -> bool:
     """Whether the Trainer multiplies a loss by the number of processes though it is a mean: it is told the number of labels, and does not heed it."""
-    if not getattr(trainer.args, "average_tokens_across_devices", False) or not _library_computes(trainer):
+    if not getattr(trainer.args, "average_tokens_across_devices", False):
         return False
     # What cannot be tried stays as it is: a wrong division is refused at the first epoch's end.
     with untouched_generators(trainer.args.device), contextlib.suppress(Exception):
@@ -705,6 +708,32 @@ def _sums_over_steps(trainer: Any, compute_loss: Callable[..., Any], loader: Dat
     )
 
 
+def _own_loss(trainer: Any, loader: DataLoader | None = None) -> bool:
+    """Whether the loss is another one than that of the library and its models: a function of one's own, or that of a subclass which does more than call the
+    library's and look at the outputs. A subclass's is tried on the first few examples, in value and gradient, with a copy of the trainer, which may note what
+    it sees."""
+    if getattr(trainer, "compute_loss_func", None) is not None:
+        return True
+    if _of_the_library(type(trainer).compute_loss):
+        return False
+    library = next(kind for kind in type(trainer).__mro__ if "compute_loss" in vars(kind) and _of_the_library(kind.compute_loss))
+    noted = {name: copy.deepcopy(value) for name, value in vars(trainer).items() if isinstance(value, (dict, list, set))}
+    other, found = copy.copy(trainer), []
+    vars(other).update(noted)
+    with untouched_generators(trainer.args.device), evaluating(trainer.model), torch.enable_grad():
+        for kind in (type(trainer), library):
+            # What cannot be tried is a loss of one's own.
+            try:
+                batch = _few(trainer.get_train_dataloader() if loader is None else loader, trainer.args.device)
+                loss = kind.compute_loss(other, trainer.model, batch, num_items_in_batch=TrainerCount(trainer)(batch))
+                wanted = [value for value in trainer.model.parameters() if value.requires_grad]
+                gradients = torch.autograd.grad(loss, wanted, materialize_grads=True)
+            except Exception:
+                return True
+            found.append(torch.cat([one.detach().flatten().double() for one in (loss, *gradients)]))
+    return not bool((found[0] - found[1]).norm() <= SAME_LOSS * found[1].norm())
+
+
 def _few(loader: DataLoader, device: torch.device) -> dict[str, Any]:
     """A batch of the first few examples."""
     dataset: Any = loader.dataset
@@ -715,16 +744,6 @@ def _few(loader: DataLoader, device: torch.device) -> dict[str, Any]:
 
 def _label_names(trainer: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*LABELS, *(trainer.label_names or ()))))
-
-
-def _own_loss(trainer: Any) -> bool:
-    """Whether somebody else than the library and its models computes the loss."""
-    return getattr(trainer, "compute_loss_func", None) is not None or not _library_computes(trainer)
-
-
-def _library_computes(trainer: Any) -> bool:
-    """Whether the Trainer's method that computes the loss is the library's."""
-    return _of_the_library(type(trainer).compute_loss)
 
 
 def _of_the_library(what: Any) -> bool:
