@@ -3,11 +3,14 @@
 import contextlib
 import datetime
 import gc
+import math
 import os
 import pathlib
 import re
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -423,6 +426,62 @@ def survives(rank, folder, training, killed):
     except BaseException as error:
         pathlib.Path(f"{folder}-said").write_text(f"{type(error).__name__}: {error}")
         raise
+
+
+SCRIPT = """
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
+
+import assay
+
+torch.distributed.init_process_group("gloo")
+torch.manual_seed(0)
+inputs = torch.randn(22, 4, generator=torch.Generator().manual_seed(1))
+data = TensorDataset(inputs, torch.arange(22) % 3)
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 3))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+loader = DataLoader(data, 4, sampler=DistributedSampler(data))
+with assay.record(sys.argv[1], model, optimizer, loader, assay.Recording(keep_logits=True), seed=3, resume=len(sys.argv) > 2) as recorder:
+    for epoch in range(recorder.epochs, recorder.epochs + 1):
+        loader.sampler.set_epoch(epoch)
+        for x, y in recorder.epoch():
+            logits = model(x)
+            optimizer.zero_grad()
+            F.cross_entropy(logits, y).backward()
+            optimizer.step()
+            recorder.batch(logits, y)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_a_script_under_torchrun_is_one_run_that_more_processes_go_on_with(tmp_path):
+    script, folder = tmp_path / "train.py", tmp_path / "run"
+    script.write_text(SCRIPT)
+    for world, more in ((2, ()), (3, ("resume",))):
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={world}",
+            str(script),
+            str(folder),
+        ]
+        done = subprocess.run(
+            [*command, *more], capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    run = Run(folder)
+    assert run.epochs == 2 and run.check() and len(run.ids) == 22 and int(run.visits_in(1).min()) == 1
+    # Each step has a batch of each process, and a sampler that fills up draws some examples again, which count once.
+    for epoch, world in ((0, 2), (1, 3)):
+        assert {len(step) for step in run.steps(epoch)} == {world}
+        assert int(run.visits_in(epoch).sum()) == world * math.ceil(22 / world)
 
 
 @pytest.mark.slow

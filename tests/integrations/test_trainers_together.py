@@ -1,6 +1,9 @@
 """Hugging Face's Trainer in two processes: one run."""
 
 import gc
+import os
+import re
+import signal
 
 import pytest
 import torch
@@ -11,7 +14,8 @@ from assay.core.errors import Mismatch
 from assay.runs.recording import Recording
 from assay.runs.run import Run
 from integrations.test_huggingface import trainer_of as one_process
-from integrations.test_processes import together
+from integrations.test_processes import free_port, together
+from integrations.test_processes import one_process as one_process_of
 from integrations.texts import Texts, bert, padded
 
 transformers = pytest.importorskip("transformers")
@@ -36,6 +40,40 @@ def by_callback(rank, folder):
     trainer.train()
     del trainer
     gc.collect()
+
+
+class Dies(transformers.TrainerCallback):
+    """Ends the second process in the middle of the second epoch."""
+
+    def on_step_begin(self, args, state, control, **more):
+        if args.process_index == 1 and state.epoch >= 1 and state.global_step % 3 == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def one_dies(rank, folder):
+    trainer = trainer_of(folder, ddp_backend="gloo", callbacks=[Dies()])
+    assay.attach(trainer, folder / "run", RECORDING, seed=3)
+    try:
+        trainer.train()
+    except BaseException as error:
+        (folder / f"said-{rank}").write_text(f"{type(error).__name__}: {error}")
+        raise
+
+
+def test_a_killed_process_ends_the_trainer_of_the_other_with_a_named_error(tmp_path):
+    port, context = free_port(), torch.multiprocessing.get_context("spawn")
+    both = [context.Process(target=one_process_of, args=(rank, port, 2, one_dies, (tmp_path,))) for rank in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    assert [process.exitcode for process in both] == [1, -signal.SIGKILL]
+    said = (tmp_path / "said-0").read_text()
+    assert re.match(
+        r"RunError: Process 0 of 2, .*: another process ended or does not answer \(.*\), so the epoch is not recorded; start all",
+        said,
+    )
+    assert Run(tmp_path / "run").epochs == 1 and Run(tmp_path / "run").check()
 
 
 @pytest.mark.parametrize("part", [by_attach, by_callback])

@@ -716,12 +716,13 @@ def _own_loss(trainer: Any, loader: DataLoader | None = None) -> bool:
         return True
     if _of_the_library(type(trainer).compute_loss):
         return False
-    library = next(kind for kind in type(trainer).__mro__ if "compute_loss" in vars(kind) and _of_the_library(kind.compute_loss))
+    kinds: tuple[Any, ...] = type(trainer).__mro__
+    library = next(kind for kind in kinds if "compute_loss" in vars(kind) and _of_the_library(kind.compute_loss))
     noted = {name: copy.deepcopy(value) for name, value in vars(trainer).items() if isinstance(value, (dict, list, set))}
     other, found = copy.copy(trainer), []
     vars(other).update(noted)
     with untouched_generators(trainer.args.device), evaluating(trainer.model), torch.enable_grad():
-        for kind in (type(trainer), library):
+        for kind in (kinds[0], library):
             # What cannot be tried is a loss of one's own.
             try:
                 batch = _few(trainer.get_train_dataloader() if loader is None else loader, trainer.args.device)
