@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import assay
 from assay.cli.app import run_app
@@ -402,6 +402,29 @@ def test_what_the_callback_recorded_is_taken_again_by_a_trainer_that_is_built_an
     loop = huggingface.loop_of(trainer())
     scores = assay.score(tmp_path / "run", ["sgd_influence", "grand"], loop=loop, targets=targets, save=False)
     assert all(bool(each.values.isfinite().all()) and bool(each.values.any()) for each in scores.values())
+
+
+def test_what_a_trainer_saved_becomes_the_run_that_was_recorded_beside_it(tmp_path):
+    settings = {"save_strategy": "epoch", "logging_strategy": "epoch", "num_train_epochs": 3}
+    trainer = trainer_of(tmp_path, **settings)
+    assay.attach(trainer, tmp_path / "recorded", Recording(view="eval", keep_logits=True, checkpoints="every"), seed=SEED)
+    trainer.train()
+    texts = DataLoader(Texts(), 4, collate_fn=padded)
+    data = DataSpec(forward=huggingface.NamedForward(("labels",)))
+    saved = assay.from_checkpoints(tmp_path / "saved", bert(), texts, tmp_path / "hf", data=data)
+    recorded = Run(tmp_path / "recorded")
+    assert saved.epochs == recorded.epochs == 3
+    for epoch in range(3):
+        assert all(torch.equal(value, saved.model(epoch)[name]) for name, value in recorded.model(epoch).items())
+    assert [float(saved.saved_rates(epoch)) for epoch in range(3)] == sorted(
+        {0.01 * part / 18 for part in (13, 7, 1)}, reverse=True
+    )
+    ours, theirs = assay.score(saved, ["aum", "loss"], save=False), assay.score(recorded, ["aum", "loss"], save=False)
+    for title, scores in ours.items():
+        # Texts stand in other batches, so that others are padded.
+        torch.testing.assert_close(scores.values, theirs[title].values, rtol=1e-4, atol=1e-5)
+    loop = assay.Loop(bert(), torch.optim.AdamW(bert().parameters()), texts, forward=data.forward)
+    assert assay.score(saved, "tracin:target=self", loop=loop, save=False)["tracin:target=self"].values.isfinite().all()
 
 
 class Pictures(Dataset):

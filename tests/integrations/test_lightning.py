@@ -192,6 +192,24 @@ def test_a_resumed_training_goes_on_with_its_run(tmp_path):
         trained("parts", 2)
 
 
+def test_what_lightning_saved_becomes_the_run_that_was_recorded_beside_it(tmp_path):
+    module = Module()
+    saves = lightning.callbacks.ModelCheckpoint(tmp_path / "saved", save_top_k=-1, filename="{epoch}")
+    recorder = assay.lightning.Recorder(tmp_path / "recorded", Recording(view="eval", checkpoints="every"), seed=SEED)
+    trainer = trainer_of(tmp_path, [saves, recorder], max_epochs=3, enable_checkpointing=True)
+    trainer.fit(module, DataLoader(dataset(), 4, shuffle=True))
+    saved = assay.from_checkpoints(tmp_path / "run", Module(), DataLoader(dataset(), 22), tmp_path / "saved")
+    recorded = Run(tmp_path / "recorded")
+    assert saved.epochs == recorded.epochs == 3
+    rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
+    for epoch in range(3):
+        assert all(torch.equal(value, saved.model(epoch)[name]) for name, value in recorded.model(epoch).items())
+        assert saved.saved_rates(epoch).tolist() == rates
+    ours, theirs = assay.score(saved, ["aum", "loss"], save=False), assay.score(recorded, ["aum", "loss"], save=False)
+    for title, scores in ours.items():
+        torch.testing.assert_close(scores.values, theirs[title].values, rtol=1e-5, atol=1e-6)
+
+
 def test_methods_that_take_the_training_again(tmp_path):
     module, loader = Module(), DataLoader(dataset(), 4, shuffle=True)
     trainer = trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "run", seed=SEED)])
