@@ -422,7 +422,8 @@ def test_what_a_trainer_saved_becomes_the_run_that_was_recorded_beside_it(tmp_pa
     for title, scores in ours.items():
         # Texts stand in other batches, so that others are padded.
         torch.testing.assert_close(scores.values, theirs[title].values, rtol=1e-4, atol=1e-5)
-    loop = assay.Loop(bert(), torch.optim.AdamW(bert().parameters()), texts, forward=data.forward)
+    model = bert()
+    loop = assay.Loop(model, torch.optim.AdamW(model.parameters()), texts, forward=data.forward)
     assert assay.score(saved, "tracin:target=self", loop=loop, save=False)["tracin:target=self"].values.isfinite().all()
 
 
