@@ -75,9 +75,10 @@ def chosen(given: argparse.Namespace, run: assay.Run, keep: float, seed: int) ->
     found, refused = {}, {}
     scores = assay.score(run, given.methods.split("+"), save=True)
     for spec, by_score in specs()[0].items():
-        fields = {field.name for field in dataclasses.fields(catalogue()[spec.split(":")[0]])}
+        defaults = {field.name: field.default for field in dataclasses.fields(catalogue()[spec.split(":")[0]])}
         options = budget_options(spec, keep, seed)
-        if "features" in fields:
+        # Those of logits or gradients read these.
+        if defaults.get("features") in ("inputs", "penultimate"):
             options["features"] = given.features
         for by in scores.values() if by_score else [None]:
             title = spec if by is None else f"{spec} by {by.title}"
