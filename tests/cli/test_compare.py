@@ -64,7 +64,7 @@ def test_a_matrix_holds_every_pair_once_on_either_side(methods):
     for _, columns, rows, right in tables:
         assert len(columns) == len(right) + 1
         for row in rows:
-            numbers |= {(row[0].split()[-1], head): cell for head, cell in zip(columns[1:], row[1:], strict=True)}
+            numbers |= {(row[0].split()[-1], head): str(cell) for head, cell in zip(columns[1:], row[1:], strict=True)}
     assert len(heads) == len(set(heads)) == methods and len(numbers) == methods**2
     for i, one in enumerate(titles):
         for j, head in enumerate(heads):
