@@ -316,32 +316,6 @@ class TestOnACluster:
         inline, jobs = ([dataclasses.replace(one, seconds=0.0) for one in verdict.outcomes] for verdict in verdicts)
         assert inline == jobs
 
-    def test_a_study_goes_on_after_a_cancelled_job_and_a_killed_worker(self, pool, tmp_path):
-        """Each is told by name; the same call finishes, trains nothing twice, and comes to the bytes of one process."""
-        from assay import Execution
-        from assay.runs.paths import StudyPaths
-        from assay.studies.scaling import ScalingGrid, study_scaling
-
-        plan = {"data": "digits:test=600", "net": "mlp:widths=64", "seed": 3, "recipe": {"epochs": 150, "batch": 32}}
-        grid = ScalingGrid(seeds=2, sizes=(0.5, 1.0), fractions=(0.5,), metrics=("aum",), models=1, angles=())
-
-        def study(folder, where):
-            return study_scaling(tmp_path / folder, plan, scale="tiny", grid=grid, execution=Execution(pool=where))
-
-        whole = study("inline", None)
-        with pool(jobs=2) as slurm:
-            for stop, said in ((cancel_one, "was cancelled"), (kill_one, "ended without a result")):
-                stopping = threading.Thread(target=stop)
-                stopping.start()
-                with pytest.raises(TrialFailed, match=rf"(?s)failed, because .*{said}"):
-                    study("jobs", slurm)
-                stopping.join()
-            found = study("jobs", slurm)
-        assert found.fingerprint == whole.fingerprint
-        assert StudyPaths(tmp_path / "inline").summary.read_bytes() == StudyPaths(tmp_path / "jobs").summary.read_bytes()
-        logs = [path.read_text() for path in StudyPaths(tmp_path / "jobs").logs.glob("*.log")]
-        assert all(log.count("ended ") <= 1 for log in logs), "nothing was trained twice"
-
     def test_a_training_past_its_time_limit_goes_on_to_the_same_bytes(self, pool, tmp_path):
         from assay.experiments.plan import Plan, load_data
         from assay.experiments.trials import Arm, train_arm
@@ -362,34 +336,3 @@ class TestOnACluster:
             ((_, found),) = run_all(slurm, [call], tmp_path / "logs")
         assert (tmp_path / "logs" / "long.log").read_text().count("began long") > 1
         assert dataclasses.replace(found, seconds=0.0) == dataclasses.replace(train_arm(plan(epochs), arm, 0), seconds=0.0)
-
-
-def job_that_runs():
-    """Number of a job that has begun to train, and the processes of it."""
-    while True:
-        for number in subprocess.run(["squeue", "-h", "-t", "R", "-o", "%A"], capture_output=True, text=True).stdout.split():
-            found = []
-            for place in Path("/proc").glob("[0-9]*"):
-                try:
-                    inside = f"SLURM_JOB_ID={number}\0".encode() in (place / "environ").read_bytes()
-                    trains = b"submitit" in (place / "cmdline").read_bytes()
-                except OSError:
-                    continue
-                if inside and trains:
-                    found.append(int(place.name))
-            if found:
-                return number, found
-        time.sleep(0.1)
-
-
-def cancel_one():
-    number, _ = job_that_runs()
-    time.sleep(1)
-    subprocess.run(["scancel", number], check=True)
-
-
-def kill_one():
-    _, processes = job_that_runs()
-    time.sleep(1)
-    for process in processes:
-        os.kill(process, signal.SIGKILL)
