@@ -92,7 +92,7 @@ def test_a_seed_of_texts_is_what_the_protocol_by_hand_gives(reference, texts, ne
     inputs, labels = loaded("newsgroups", texts)
     # Training texts of the two groups, then test texts; a word in more than a fifth of the training texts is left out.
     assert len(labels) == 100 and inputs.dtype == np.float64 and set(labels.tolist()) == {0, 1}
-    found = one_seed(f"newsgroups-{net}", texts, 24, fidelity._titles("newsgroups", net, None), 1)
+    found = one_seed(f"newsgroups-{net}", texts, 24, fidelity._titles(f"newsgroups-{net}", None), 1)
     by_hand = reference.one_seed(SETTINGS[f"newsgroups-{net}"], loaded("newsgroups", texts), 1, 24)
     (exact,) = (one for one in found.agreements if one.method == "sgd_influence")
     assert (exact.tau, exact.jaccard) == pytest.approx((by_hand["tau"], by_hand["jaccard"]))

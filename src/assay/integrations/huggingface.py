@@ -722,16 +722,18 @@ def _own_loss(trainer: Any, loader: DataLoader | None = None) -> bool:
     other, found = copy.copy(trainer), []
     vars(other).update(noted)
     with untouched_generators(trainer.args.device), evaluating(trainer.model), torch.enable_grad():
-        for kind in (kinds[0], library):
-            # What cannot be tried is a loss of one's own.
-            try:
-                batch = _few(trainer.get_train_dataloader() if loader is None else loader, trainer.args.device)
-                loss = kind.compute_loss(other, trainer.model, batch, num_items_in_batch=TrainerCount(trainer)(batch))
-                wanted = [value for value in trainer.model.parameters() if value.requires_grad]
+        wanted = [value for value in trainer.model.parameters() if value.requires_grad]
+        # What cannot be tried is a loss of one's own.
+        try:
+            batch = _few(trainer.get_train_dataloader() if loader is None else loader, trainer.args.device)
+            count = TrainerCount(trainer)(batch)
+            for kind in (kinds[0], library):
+                # A copy, because losses may take the labels out.
+                loss = kind.compute_loss(other, trainer.model, dict(batch), num_items_in_batch=count)
                 gradients = torch.autograd.grad(loss, wanted, materialize_grads=True)
-            except Exception:
-                return True
-            found.append(torch.cat([one.detach().flatten().double() for one in (loss, *gradients)]))
+                found.append(torch.cat([one.detach().flatten().double() for one in (loss, *gradients)]))
+        except Exception:
+            return True
     return not bool((found[0] - found[1]).norm() <= SAME_LOSS * found[1].norm())
 
 
