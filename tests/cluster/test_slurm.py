@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import assay
 from assay.cluster import Call, executor, run_all
 from assay.cluster.ledger import read_ledgers
 from assay.cluster.slurm import KEPT, Slurm, SlurmExecutor, _remove_old
@@ -59,6 +61,17 @@ def until(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def running():
+    said = subprocess.run(["squeue", "-h", "-r", "-t", "running", "-o", "%i"], capture_output=True, text=True, check=True)
+    return said.stdout.split()
+
+
+def training(logs):
+    """A running job that trains, by the logs of a study; None if there is none."""
+    began = [re.findall(r"^began (?!probe)\S+ in job (\S+)", path.read_text(), re.M) for path in logs.glob("*.log")]
+    return next((job for found in began for job in found if job in running()), None)
 
 
 @pytest.fixture
@@ -295,7 +308,6 @@ class TestOnACluster:
             list(run_all(slurm, [Call("square", square, (1,))], tmp_path))
 
     def test_a_study_and_a_verdict_by_jobs_are_those_of_one_process(self, pool, tmp_path):
-        import assay
         from assay.experiments.plan import Plan
         from assay.experiments.record import record
         from assay.runs.paths import StudyPaths
@@ -315,6 +327,33 @@ class TestOnACluster:
         assert StudyPaths(tmp_path / "inline").summary.read_bytes() == StudyPaths(tmp_path / "jobs").summary.read_bytes()
         inline, jobs = ([dataclasses.replace(one, seconds=0.0) for one in verdict.outcomes] for verdict in verdicts)
         assert inline == jobs
+
+    def test_a_study_goes_on_after_a_cancelled_job_and_a_killed_worker(self, pool, tmp_path):
+        from assay.runs.paths import StudyPaths
+        from assay.studies.scaling import ScalingGrid, study_scaling
+
+        # Trainings longer than what SLURM leaves a cancelled job.
+        plan = {"data": "digits:test=800", "net": "mlp:widths=256-256", "recipe": {"epochs": 250, "batch": 16}}
+        grid = ScalingGrid(seeds=1, sizes=(1.0,), fractions=(0.5,), metrics=("aum",), models=1, angles=())
+
+        def study(folder, where):
+            return study_scaling(folder, plan, scale="tiny", grid=grid, execution=assay.Execution(pool=where))
+
+        folder = tmp_path / "jobs"
+        for command, reason in ((["scancel"], "was cancelled"), (["scancel", "--signal=KILL", "--full"], "ended without a result")):
+
+            def end(command=command):
+                until(lambda: training(folder / "logs"))
+                subprocess.run([*command, training(folder / "logs")], check=True)
+
+            threading.Thread(target=end).start()
+            with pytest.raises(TrialFailed, match=reason), pool() as slurm:
+                study(folder, slurm)
+            until(lambda: not running())
+        with pool() as slurm:
+            study(folder, slurm)
+        study(tmp_path / "inline", None)
+        assert StudyPaths(folder).summary.read_bytes() == StudyPaths(tmp_path / "inline").summary.read_bytes()
 
     def test_a_training_past_its_time_limit_goes_on_to_the_same_bytes(self, pool, tmp_path):
         from assay.experiments.plan import Plan, load_data

@@ -46,6 +46,8 @@ class Nursery:
         return json.loads(self._process.stdout.readline())
 
     def close(self):
+        # Said, since a process that this one forked meanwhile, as torch does for a loader, keeps the pipe open.
+        self._process.stdin.write("null\n")
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
@@ -83,6 +85,8 @@ def child(order, ready):
 def main():
     for line in sys.stdin:
         order = json.loads(line)
+        if order is None:
+            break
         if "kill" in order:
             os.kill(order["kill"], signal.SIGKILL)
             answer = os.waitstatus_to_exitcode(os.waitpid(order["kill"], 0)[1])
