@@ -21,6 +21,10 @@ from assay.cluster.ledger import read_ledgers
 from assay.cluster.slurm import KEPT, Slurm, SlurmExecutor, _remove_old
 from assay.cluster.slurm_queue import Ended, Queue
 from assay.core.errors import TrialFailed, UnknownName, UsageError
+from assay.experiments import kept_state
+from assay.experiments.kept_state import StateKeeper
+from assay.experiments.plan import Plan, load_data
+from assay.experiments.trials import Arm, train_arm
 
 PATIENCE = 240
 """Seconds after which a test gives up."""
@@ -56,6 +60,22 @@ def counted(path, seconds):
     return begun
 
 
+def train_and_wait(plan, arm, folder):
+    """One training that after its third epoch waits for the end of its job, and goes on in the next; each state that it keeps is counted."""
+    write, counts = StateKeeper._write, folder / "counts"
+    counts.mkdir(exist_ok=True)
+
+    def wrote(self, *given):
+        write(self, *given)
+        number = len(list(counts.iterdir())) + 1
+        (counts / str(number)).touch()
+        if number == 3:
+            time.sleep(PATIENCE)
+
+    kept_state.EVERY, StateKeeper._write = 0.0, wrote
+    return train_arm(plan, arm, 0, None, str(folder / "state"))
+
+
 def until(condition):
     deadline = time.monotonic() + PATIENCE / 2
     while not condition():
@@ -63,15 +83,21 @@ def until(condition):
         time.sleep(0.1)
 
 
-def running():
-    said = subprocess.run(["squeue", "-h", "-r", "-t", "running", "-o", "%i"], capture_output=True, text=True, check=True)
-    return said.stdout.split()
+def trains(logs):
+    """Processes that train now, and their jobs, by the logs of a study."""
+    began = [re.findall(r"^began (?!probe)\S+ in process (\d+)", path.read_text(), re.M) for path in logs.glob("*.log")]
+    jobs = {int(pid): job_of(pid) for found in began for pid in found}
+    return {pid: job for pid, job in jobs.items() if job}
 
 
-def training(logs):
-    """A running job that trains, by the logs of a study; None if there is none."""
-    began = [re.findall(r"^began (?!probe)\S+ in job (\S+)", path.read_text(), re.M) for path in logs.glob("*.log")]
-    return next((job for found in began for job in found if job in running()), None)
+def job_of(pid):
+    """The job of a process, as squeue names it; None if it has ended."""
+    try:
+        said = dict(line.split("=", 1) for line in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in line)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    array = said.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{said['SLURM_ARRAY_TASK_ID']}" if array else said.get("SLURM_JOB_ID")
 
 
 @pytest.fixture
@@ -308,7 +334,6 @@ class TestOnACluster:
             list(run_all(slurm, [Call("square", square, (1,))], tmp_path))
 
     def test_a_study_and_a_verdict_by_jobs_are_those_of_one_process(self, pool, tmp_path):
-        from assay.experiments.plan import Plan
         from assay.experiments.record import record
         from assay.runs.paths import StudyPaths
         from studies.test_costs import CASES, PLAN
@@ -340,38 +365,34 @@ class TestOnACluster:
             return study_scaling(folder, plan, scale="tiny", grid=grid, execution=assay.Execution(pool=where))
 
         folder = tmp_path / "jobs"
-        for command, reason in ((["scancel"], "was cancelled"), (["scancel", "--signal=KILL", "--full"], "ended without a result")):
 
-            def end(command=command):
-                until(lambda: training(folder / "logs"))
-                subprocess.run([*command, training(folder / "logs")], check=True)
+        def cancel():
+            until(lambda: trains(folder / "logs"))
+            subprocess.run(["scancel", next(iter(trains(folder / "logs").values()))], check=True)
 
+        def kill():
+            until(lambda: trains(folder / "logs"))
+            os.kill(next(iter(trains(folder / "logs"))), signal.SIGKILL)
+
+        for end, reason in ((cancel, r"job \S+ was cancelled"), (kill, r"ended without a result \(FAILED")):
             threading.Thread(target=end).start()
             with pytest.raises(TrialFailed, match=reason), pool() as slurm:
                 study(folder, slurm)
-            until(lambda: not running())
+            until(lambda: not trains(folder / "logs"))
         with pool() as slurm:
             study(folder, slurm)
         study(tmp_path / "inline", None)
         assert StudyPaths(folder).summary.read_bytes() == StudyPaths(tmp_path / "inline").summary.read_bytes()
 
     def test_a_training_past_its_time_limit_goes_on_to_the_same_bytes(self, pool, tmp_path):
-        from assay.experiments.plan import Plan, load_data
-        from assay.experiments.trials import Arm, train_arm
-
-        def plan(epochs):
-            return Plan.make(
-                {"data": "digits:test=300", "net": "mlp:widths=256-256", "recipe": {"epochs": epochs, "batch": 32}}
-            ).plain()
-
-        train = load_data(Plan.make(plan(1))).train
+        recipe = {"epochs": 8, "batch": 32, "momentum": 0.9, "schedule": "one_cycle"}
+        plan = Plan.make({"data": "digits:test=300", "net": "mlp", "recipe": recipe})
+        train = load_data(plan).train
         arm = Arm("all", train.ids, train.labels, torch.ones(len(train), dtype=torch.float64))
-        began = time.perf_counter()
-        train_arm(plan(40), arm, 0)
-        # As long as two limits; a state is kept each minute.
-        epochs = int(40 * 240 / (time.perf_counter() - began))
-        call = Call("long", train_arm, (plan(epochs), arm, 0, None, str(tmp_path / "state")), "long", resumes=True)
-        with pool(time=2) as slurm:
+        call = Call("long", train_and_wait, (plan.plain(), arm, tmp_path), "long", resumes=True)
+        with pool(time=1) as slurm:
             ((_, found),) = run_all(slurm, [call], tmp_path / "logs")
-        assert (tmp_path / "logs" / "long.log").read_text().count("began long") > 1
-        assert dataclasses.replace(found, seconds=0.0) == dataclasses.replace(train_arm(plan(epochs), arm, 0), seconds=0.0)
+        assert (tmp_path / "logs" / "long.log").read_text().count("began long") == 2
+        # The second job trains what the first did not.
+        assert len(list((tmp_path / "counts").iterdir())) == 8
+        assert dataclasses.replace(found, seconds=0.0) == dataclasses.replace(train_arm(plan.plain(), arm, 0), seconds=0.0)
