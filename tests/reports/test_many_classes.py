@@ -27,7 +27,7 @@ def made(tmp_path_factory):
     model = nn.Linear(20, CLASSES)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     loader = DataLoader(TensorDataset(rows, labels), batch_size=200, shuffle=True)
-    with assay.record(folder / "run", model, optimizer, loader, labels=NAMES, seed=0) as recorder:
+    with assay.record(folder / "run", model, optimizer, loader, data=assay.DataSpec(class_names=NAMES), seed=0) as recorder:
         for _ in range(4):
             for x, y in recorder.epoch():
                 logits = model(x)
@@ -36,7 +36,7 @@ def made(tmp_path_factory):
                 optimizer.step()
                 recorder.batch(logits, y)
     scores = assay.score(folder / "run", ["aum", "confidence", "dual:window=2"])
-    decision = assay.choose(scores["aum"], "bottom_k", keep=0.95)
+    decision = assay.choose(scores["aum"], "top_k", keep=0.95)
     path = assay.report(folder / "run", scores, folder / "page.html", decision=decision)
     return path, scores["aum"], labels
 
