@@ -1,4 +1,6 @@
-"""Finding flipped labels of texts: every method of one recorded run beside 5-fold cross-validated self-confidence of the same net.
+"""Finding flipped labels of texts: the methods that one recorded run can answer, beside 5-fold cross-validated self-confidence of the same net.
+
+`trak` and `knn_shapley` attribute to rows, and the target here is a function of the model; `source` refuses the embedding of places; games and Data-OOB train learners of rows.
 
 Made texts: each has one of eight topics; a topic is a distribution over 2,000 words around a background that all share (Dirichlet), and a text mixes its topic with
 the background and with one other topic. Texts have 16 to 64 words and are padded within their batch. A tenth of the labels moves to another topic.
@@ -33,6 +35,13 @@ GRADIENTS = (
     "influence:layers=head",
     "influence:layers=words+layers+head,solver=ekfac",
 )
+STEPS = ("sgd_influence", "in_run_shapley", "oti", "liveval")
+"""What repeats the recorded steps."""
+WINDOWS = ("el2n:at=4", "dual:window=4", "dyn_unc:window=4", "tdds:window=4")
+"""What asks for more epochs than these unless it is told."""
+NEIGHBOURS = ("knn_disagreement:features=penultimate", "outlier_distance:features=penultimate", "prediction_depth")
+ASK = ("influence", "tracin", "sgd_influence", "in_run_shapley")
+"""Whose scores are of a target."""
 Batch = dict[str, Tensor]
 
 
@@ -134,7 +143,7 @@ def one_seed(texts: int, epochs: int, seed: int, methods: list[str], folds: bool
         def held(net: nn.Module) -> Tensor:
             return F.cross_entropy(*forward(net, whole))
 
-        targets = {"validation": held} if any(one.startswith(("influence", "tracin")) for one in methods) else None
+        targets = {"validation": held} if any(one.startswith(ASK) for one in methods) else None
         table = assay.score(folder, methods, loop=loop, targets=targets)
         for title, scores in table.items():
             values = scores.hardness().numpy()
@@ -166,7 +175,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--methods", nargs="+", default=["all", *GRADIENTS], help="all of these by default")
+    parser.add_argument(
+        "--methods", nargs="+", default=["all", *WINDOWS, *GRADIENTS, *STEPS, *NEIGHBOURS], help="all of these by default"
+    )
     parser.add_argument("--without-folds", action="store_true", help="leave cross-validation out")
     parser.add_argument("--name", default="texts", help="of the JSON")
     parser.add_argument("--out")
