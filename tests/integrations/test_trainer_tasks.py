@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.data import DataLoader
 
 import assay
 from assay.core.errors import Mismatch, UsageError
@@ -12,6 +13,7 @@ from assay.runs.run import Run
 from integrations.test_huggingface import SEED, mean_loss, trainer_of
 from integrations.texts import CLASSES, WORDS, Texts, bert, padded
 
+accelerate = pytest.importorskip("accelerate")
 transformers = pytest.importorskip("transformers")
 huggingface = pytest.importorskip("assay.integrations.huggingface")
 pytestmark = [
@@ -226,6 +228,9 @@ def test_several_labels_are_recorded_label_by_label(tmp_path, view):
         save=False,
     )
     assert scores["aum"].values.isfinite().all() and scores["sgd_influence"].values.isfinite().all()
+    callback = assay.huggingface.Recorder(tmp_path / "callback", Recording(view=view, checkpoints="every"), seed=SEED)
+    trainer_of(tmp_path, model=multi(dropout=0.0), data_collator=several, callbacks=[callback]).train()
+    assert Run(tmp_path / "callback").fingerprint == run.fingerprint
     # Without its problem in the config the model finds out when it is called first.
     late = trainer_of(tmp_path, model=bert(), data_collator=several)
     assay.attach(late, tmp_path / "late")
@@ -235,6 +240,53 @@ def test_several_labels_are_recorded_label_by_label(tmp_path, view):
     assay.attach(late, tmp_path / "said", data=DataSpec(task="labels"))
     late.train()
     assert Run(tmp_path / "said").task == "labels"
+
+
+def own_loop(folder, name, prepares):
+    """Two epochs of a loop of one's own over batches that are dicts, by accelerate or without it: the run, and the influence of its steps."""
+    model, collate = {**TASKS, "several": (multi, several)}[name]
+    model, accelerator = model(), accelerate.Accelerator(cpu=True) if prepares else None
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.5)
+    loader = DataLoader(Texts().items, 4, shuffle=True, collate_fn=collate)
+    if accelerator is not None:
+        model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+
+    def losses(model, batch):
+        logits = model(**{key: value for key, value in batch.items() if key != "labels"}).logits
+        if name == "several":
+            return F.binary_cross_entropy_with_logits(logits, batch["labels"], reduction="none").mean(1)
+        return each_loss(name, logits, batch["labels"])
+
+    data = DataSpec(task="labels") if name == "several" else DataSpec(task="losses", losses=losses)
+    with assay.record(folder, model, optimizer, loader, Recording(checkpoints="every"), data=data, seed=SEED) as recorder:
+        for _ in range(2):
+            for batch in recorder.epoch():
+                outputs = model(**{key: value for key, value in batch.items() if key != "labels"})
+                if name == "several":
+                    each = F.binary_cross_entropy_with_logits(outputs.logits, batch["labels"], reduction="none").mean(1)
+                    recorder.batch(outputs.logits, batch["labels"])
+                else:
+                    each = each_loss(name, outputs.logits, batch["labels"])
+                    recorder.losses(each)
+                optimizer.zero_grad()
+                each.mean().backward() if accelerator is None else accelerator.backward(each.mean())
+                optimizer.step()
+    begin = {"begin_epoch": loader.set_epoch} if prepares else {}
+    held = collate(HELD)
+    loop = assay.Loop(model, optimizer, loader, losses=losses, **begin)
+    targets = {"validation": lambda model: losses(model, held).mean()}
+    influence = assay.score(folder, "sgd_influence", loop=loop, targets=targets, save=False)["sgd_influence"]
+    return Run(folder), influence.values
+
+
+@pytest.mark.parametrize("name", [*TASKS, "several"])
+def test_a_loop_of_accelerate_records_what_a_plain_one_does(tmp_path, name):
+    (plain, values), (run, by_accelerate) = (own_loop(tmp_path / str(prepares), name, prepares) for prepares in (False, True))
+    assert run.task == ("labels" if name == "several" else "losses") and run.epochs == 2
+    for epoch in range(2):
+        for fact in ("losses", "order"):
+            assert torch.equal(run.shard(epoch).read(fact), plain.shard(epoch).read(fact))
+    assert torch.equal(by_accelerate, values)
 
 
 def smooth_l1(model, batch):
