@@ -215,8 +215,13 @@ def test_methods_that_take_the_training_again(tmp_path):
     trainer = trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "run", seed=SEED)])
     trainer.fit(module, loader)
     loop = assay.Loop(module, trainer.optimizers[0], loader)
-    scores = assay.score(tmp_path / "run", ["sgd_influence"], loop=loop, targets={"validation": dataset(3).tensors}, save=False)
-    assert scores["sgd_influence"].values.isfinite().all()
+    targets = {"validation": dataset(3).tensors}
+    scores = assay.score(tmp_path / "run", "sgd_influence", loop=loop, targets=targets, save=False)["sgd_influence"]
+    # The same as of a plain loop that trained alike.
+    _, own = plain(tmp_path / "plain")
+    loop = assay.Loop(own, own.configure_optimizers(), DataLoader(dataset(), 4, shuffle=True))
+    alike = assay.score(tmp_path / "plain", "sgd_influence", loop=loop, targets=targets, save=False)["sgd_influence"]
+    assert torch.equal(scores.values, alike.values)
 
 
 def test_searches_and_trials_are_not_recorded(tmp_path):
