@@ -12,7 +12,7 @@ import pytest
 from assay.maths.statistics import student_interval
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
-STUDIES = ("pruning", "complexity_gap", "coresets", "liveval", "difficulty")
+STUDIES = ("pruning", "complexity_gap", "coresets", "liveval", "difficulty", "scaling")
 CELL = re.compile(r"(-?\d+\.(\d+))(?: ± (\d+\.\d+))?")
 
 
