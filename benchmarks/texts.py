@@ -106,7 +106,7 @@ def trained(items: list[tuple[Tensor, int]], epochs: int, seed: int, folder: Pat
             for batch in loader:
                 step(batch)
         return model, loop
-    spec, kept = assay.DataSpec(forward=forward), assay.Recording(checkpoints="every")
+    spec, kept = assay.DataSpec(forward=forward), assay.Recording(checkpoints="every", keep_logits=True)
     with assay.record(folder, model, optimizer, loader, kept, data=spec, seed=seed) as recorder:
         for _ in range(epochs):
             for batch in recorder.epoch():
