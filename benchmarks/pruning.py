@@ -77,6 +77,8 @@ def chosen(given: argparse.Namespace, run: assay.Run, keep: float, seed: int) ->
     for spec, by_score in specs()[0].items():
         defaults = {field.name: field.default for field in dataclasses.fields(catalogue()[spec.split(":")[0]])}
         options = budget_options(spec, keep, seed)
+        if given.only and spec.split(":")[0] not in (RANDOM, *given.only.split(",")):
+            continue
         # Those of logits or gradients read these.
         if defaults.get("features") in ("inputs", "penultimate"):
             options["features"] = given.features
@@ -101,6 +103,7 @@ def main() -> None:
     parser.add_argument("--methods", default="aum+dual:window=3+forgetting", help="scores, separated by plus signs")
     parser.add_argument("--features", default="penultimate")
     parser.add_argument("--only", help="names of policies, separated by commas, beside random")
+    parser.add_argument("--unweighted", action="store_true", help="train what a policy gives weights without them too")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", required=True, help="folder for the JSON, the runs and the trainings")
@@ -128,10 +131,12 @@ def main() -> None:
             decisions, failed = chosen(given, run, keep, seed)
             refused |= {f"{title} at keep={keep}": why for title, why in failed.items()}
             for title, decision in decisions.items():
-                if given.only and title.split(":")[0].split(" ")[0] not in (RANDOM, *given.only.split(",")):
-                    continue
                 arm = dataclasses.replace(arm_of("kept", loaded, decision.kept_ids), weights=decision.weights[decision.kept])
                 jobs.append(Job(f"{title}|{keep}|{seed}", plan, arm, seed + LATER))
+                if given.unweighted and not bool((arm.weights == 1).all()):
+                    jobs.append(
+                        Job(f"{title}, unweighted|{keep}|{seed}", plan, arm_of("kept", loaded, decision.kept_ids), seed + LATER)
+                    )
             for name, cls in live_catalogue().items():
                 if any(field.name == "keep" for field in dataclasses.fields(cls)):
                     jobs.append(
@@ -179,7 +184,7 @@ def main() -> None:
         "left out": specs()[1],
         "seconds of training": sum(one.seconds for one in found.values()),
     }
-    report(f"pruning-{given.task}", figures, given.out)
+    report(f"pruning-{given.task}{'-unweighted' if given.unweighted else ''}", figures, given.out)
 
 
 if __name__ == "__main__":

@@ -157,6 +157,8 @@ def each_loss(kind, logits, labels):
         logits, labels = logits[:, :-1], labels[:, 1:]
     if kind == "numbers":
         return (logits[:, 0] - labels).square()
+    if kind == "several":
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
     flat = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
     return flat.sum(1) / (labels != -100).sum(1)
 
@@ -251,23 +253,19 @@ def own_loop(folder, name, prepares):
     if accelerator is not None:
         model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
+    def logits_of(model, batch):
+        return model(**{key: value for key, value in batch.items() if key != "labels"}).logits
+
     def losses(model, batch):
-        logits = model(**{key: value for key, value in batch.items() if key != "labels"}).logits
-        if name == "several":
-            return F.binary_cross_entropy_with_logits(logits, batch["labels"], reduction="none").mean(1)
-        return each_loss(name, logits, batch["labels"])
+        return each_loss(name, logits_of(model, batch), batch["labels"])
 
     data = DataSpec(task="labels") if name == "several" else DataSpec(task="losses", losses=losses)
     with assay.record(folder, model, optimizer, loader, Recording(checkpoints="every"), data=data, seed=SEED) as recorder:
         for _ in range(2):
             for batch in recorder.epoch():
-                outputs = model(**{key: value for key, value in batch.items() if key != "labels"})
-                if name == "several":
-                    each = F.binary_cross_entropy_with_logits(outputs.logits, batch["labels"], reduction="none").mean(1)
-                    recorder.batch(outputs.logits, batch["labels"])
-                else:
-                    each = each_loss(name, outputs.logits, batch["labels"])
-                    recorder.losses(each)
+                logits = logits_of(model, batch)
+                each = each_loss(name, logits, batch["labels"])
+                recorder.batch(logits, batch["labels"]) if name == "several" else recorder.losses(each)
                 optimizer.zero_grad()
                 each.mean().backward() if accelerator is None else accelerator.backward(each.mean())
                 optimizer.step()

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import assay
+import plain_loop
 from assay.core.errors import MissingEvidence, UsageError
 from assay.methods.vog import VoG, vog, within_class
 from assay.replay.functional import Functional
@@ -150,12 +151,7 @@ def test_pictures_average_over_channels_first(tmp_path):
     loader = DataLoader(TensorDataset(inputs, labels), 5, shuffle=True, generator=torch.Generator().manual_seed(0))
     with assay.record(tmp_path / "run", model, optimizer, loader, assay.Recording(checkpoints="every")) as recorder:
         for _ in range(3):
-            for x, y in recorder.epoch():
-                logits = model(x)
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(logits, y).backward()
-                optimizer.step()
-                recorder.batch(logits, y)
+            plain_loop.epoch(recorder, model, optimizer)
     run = assay.Run(tmp_path / "run")
     found = assay.score(run, "vog", loop=assay.Loop(model, optimizer, loader))["vog"].values
     assert model.training and all(value.grad is None or value.grad.isfinite().all() for value in model.parameters())

@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import assay
+import plain_loop
 from reports.browser import SETTLED, until, watched
 
 pytestmark = pytest.mark.slow
@@ -29,12 +30,7 @@ def made(tmp_path_factory):
     loader = DataLoader(TensorDataset(rows, labels), batch_size=200, shuffle=True)
     with assay.record(folder / "run", model, optimizer, loader, data=assay.DataSpec(class_names=NAMES), seed=0) as recorder:
         for _ in range(4):
-            for x, y in recorder.epoch():
-                logits = model(x)
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(logits, y).backward()
-                optimizer.step()
-                recorder.batch(logits, y)
+            plain_loop.epoch(recorder, model, optimizer)
     scores = assay.score(folder / "run", ["aum", "confidence", "dual:window=2"])
     decision = assay.choose(scores["aum"], "top_k", keep=0.95)
     path = assay.report(folder / "run", scores, folder / "page.html", decision=decision)

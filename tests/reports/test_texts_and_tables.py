@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import assay
+import plain_loop
 from assay.core.errors import Mismatch
 from reports.browser import until, watched
 from reports.example_reports import PROBE
@@ -32,12 +33,7 @@ def texts(tmp_path_factory):
     loader = DataLoader(TensorDataset(counts, labels), batch_size=16, shuffle=True)
     with assay.record(folder / "run", model, optimizer, loader, seed=0) as recorder:
         for _ in range(3):
-            for x, y in recorder.epoch():
-                logits = model(x)
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(logits, y).backward()
-                optimizer.step()
-                recorder.batch(logits, y)
+            plain_loop.epoch(recorder, model, optimizer)
     table = assay.score(folder / "run", ["aum", "confidence"])
     examples = assay.examples_from_arrays(written, labels)
     decision = assay.choose(table["aum"], "top_k", keep=0.9)
