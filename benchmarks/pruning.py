@@ -97,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-path", help="folder that holds the folders cifar10 and mnist")
     parser.add_argument("--task", choices=tuple(TASKS), default="digits")
+    parser.add_argument("--net", help="another net than the task's")
     parser.add_argument("--examples", type=int, help="the first so many rows; all by default")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--keeps", default="0.9,0.7,0.5,0.3,0.1", help="fractions that stay")
@@ -108,7 +109,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", required=True, help="folder for the JSON, the runs and the trainings")
     given = parser.parse_args()
-    task, out, keeps = TASKS[given.task], Path(given.out), list(map(float, given.keeps.split(",")))
+    task, out, keeps = dict(TASKS[given.task]), Path(given.out), list(map(float, given.keeps.split(",")))
+    if given.net:
+        task["net"] = given.net
     data = {
         **task["data"],
         **({"path": str(Path(given.data_path) / FOLDERS[given.task])} if given.data_path else {}),
@@ -123,7 +126,8 @@ def main() -> None:
                 "record": {"checkpoints": "last"},
             }
         )
-        run = opened(plan, out / f"pruning-{given.task}-{given.examples or 'all'}-{given.epochs}" / f"seed{seed}")
+        folder = f"pruning-{given.task}-{task['net']}-{given.examples or 'all'}-{given.epochs}"
+        run = opened(plan, out / folder / f"seed{seed}")
         loaded = load_data(plan)
         examples = len(loaded.train)
         jobs.append(Job(f"all|1|{seed}", plan, arm_of("all", loaded), seed + LATER))
@@ -175,6 +179,7 @@ def main() -> None:
         }
     figures = {
         "task": given.task,
+        "net": task["net"],
         "examples": examples,
         "epochs": given.epochs,
         "seeds": given.seeds,
@@ -184,7 +189,11 @@ def main() -> None:
         "left out": specs()[1],
         "seconds of training": sum(one.seconds for one in found.values()),
     }
-    report(f"pruning-{given.task}{'-unweighted' if given.unweighted else ''}", figures, given.out)
+    report(
+        f"pruning-{given.task}{f'-{given.net}' if given.net else ''}{'-unweighted' if given.unweighted else ''}",
+        figures,
+        given.out,
+    )
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ def held(request, monkeypatch):
 def test_gains_are_what_the_function_grows_by(held, what):
     made = rows()
     s, objective, chosen, every = whole(made), MADE[what](Similarity(DenseVectors(made))), [], torch.arange(9)
-    for element in (4, 0, 7):
+    # More than the similarities have factors, so that the log-determinant goes over to its second form.
+    for element in (4, 0, 7, 2, 8, 5):
         gains = objective.gains(every)
         for j in set(range(9)) - set(chosen):
             # The similarity of an example with itself counts, and the determinant has the sign of a volume: both are wrong in released code.
@@ -89,6 +90,15 @@ def test_lazy_takes_what_naive_takes_also_among_equals(held, what, monkeypatch):
     orders = [maximise(MADE[what](Similarity(DenseVectors(made))), 65, how) for how in ("naive", "lazy")]
     assert torch.equal(orders[0][0], orders[1][0]) and torch.allclose(orders[0][1], orders[1][1], atol=1e-9)
     assert len(orders[0][0].unique()) == 65
+
+
+def test_the_log_determinant_takes_the_same_by_factors_as_by_examples(held, monkeypatch):
+    made = torch.cat([rows(40, 4), rows(40, 4)[::3], torch.zeros(2, 4, dtype=torch.float64)])
+    orders = []
+    for rank in (Similarity.rank, None):
+        monkeypatch.setattr(Similarity, "rank", rank)
+        orders.append(maximise(LogDeterminant(Similarity(DenseVectors(made)), 0.01), 50))
+    assert torch.equal(orders[0][0], orders[1][0]) and torch.allclose(orders[0][1], orders[1][1], atol=1e-9)
 
 
 @pytest.mark.parametrize("what", MADE)

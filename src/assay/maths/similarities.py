@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from .example_vectors import Vectors
+from .example_vectors import DenseVectors, Vectors
 
 Similar = Literal["cosine", "euclidean"]
 WHOLE_BYTES = 2**28
@@ -91,6 +91,18 @@ class Similarity:
             ones = torch.ones(len(self), dtype=torch.float64)
             return 0.5 * len(self) + 0.5 * self.vectors.along(self.vectors.total(ones))
         return torch.cat([self.rows(part).sum(1, dtype=torch.float64) for part in torch.arange(len(self)).split(TILE)])
+
+    @property
+    def rank(self) -> int | None:
+        """How many numbers a row of `factors` has; None where there are none."""
+        if self.kind != "cosine" or not isinstance(self.vectors, DenseVectors):
+            return None
+        return self.vectors.rows.shape[1] + 1
+
+    def factors(self, positions: Int[Tensor, " some"]) -> Float64[Tensor, "some factors"]:
+        r"""Rows whose inner products are the similarities of these examples, of cosines of rows: $(1, \hat{x}) / \sqrt{2}$."""
+        assert isinstance(self.vectors, DenseVectors)
+        return torch.nn.functional.pad(self.vectors.rows[positions].to(torch.float64), (1, 0), value=1.0).mul_(0.5**0.5)
 
     def own(self) -> Float64[Tensor, " examples"]:
         """Similarity of each example with itself."""

@@ -1,5 +1,7 @@
 """Functions of sets of examples that fall off in what one more example adds: facility location, graph cut and log-determinant."""
 
+import math
+
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
@@ -108,7 +110,9 @@ class GraphCut:
 class LogDeterminant:
     r"""How far the examples taken spread (see `greedy.Objective`): $f(S) = \log \det (S_S + \delta I)$, the log of a squared volume.
 
-    With a Cholesky factor of the examples taken, so that memory holds their number squared.
+    While fewer are taken than the similarities have factors $u$ (see `Similarity.factors`), by a Cholesky factor of $S_S + \delta I$, and beyond by one of
+    $\delta I + \sum_{i \in S} u_i u_i^T$, so that neither memory nor the time of a step grows with the number taken any further. Where similarities have no
+    factors, memory holds the square of that number.
     """
 
     grows = False
@@ -123,6 +127,7 @@ class LogDeterminant:
         self._own = similarity.own() + ridge
         self._taken: list[int] = []
         self._factor = torch.zeros(0, 0, dtype=torch.float64)
+        self._second: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.similarity)
@@ -136,11 +141,24 @@ class LogDeterminant:
         return explained, (self._own[candidates] - explained.square().sum(0)).clamp(min=self.ridge)
 
     def gains(self, candidates: Int[Tensor, " candidates"]) -> Float64[Tensor, " candidates"]:
-        r"""$\log (s_{jj} + \delta - s_{jS} (S_S + \delta I)^{-1} s_{Sj})$."""
-        return torch.cat([self._left_over(part)[1].log() for part in candidates.split(TILE)])
+        r"""$\log (s_{jj} + \delta - s_{jS} (S_S + \delta I)^{-1} s_{Sj}) = \log \delta (1 + u_j^T (\delta I + \sum_{i \in S} u_i u_i^T)^{-1} u_j)$."""
+        if self._second is None:
+            return torch.cat([self._left_over(part)[1].log() for part in candidates.split(TILE)])
+        factor, found = self._second[1], []
+        for part in candidates.split(TILE):
+            left = torch.linalg.solve_triangular(factor, self.similarity.factors(part).T, upper=False).square().sum(0)
+            found.append(left.log1p() + math.log(self.ridge))
+        return torch.cat(found)
 
     def take(self, element: int) -> None:
-        """Add a row to the Cholesky factor."""
+        """Add an example to the factor in use, or go over to the second one."""
+        if (rank := self.similarity.rank) is not None and len(self._taken) + 1 >= rank:
+            self._take_by_factors(element, rank)
+        else:
+            self._take_by_examples(element)
+        self._taken.append(element)
+
+    def _take_by_examples(self, element: int) -> None:
         taken = len(self._taken)
         explained, left = self._left_over(torch.tensor([element]))
         if taken == len(self._factor):
@@ -149,7 +167,17 @@ class LogDeterminant:
             self._factor = grown
         self._factor[taken, :taken] = explained[:, 0]
         self._factor[taken, taken] = left[0].sqrt()
-        self._taken.append(element)
+
+    def _take_by_factors(self, element: int, rank: int) -> None:
+        if self._second is None:
+            before = self.similarity.factors(torch.tensor(self._taken, dtype=torch.int64))
+            summed = before.T @ before + self.ridge * torch.eye(rank, dtype=torch.float64)
+            self._factor = torch.zeros(0, 0, dtype=torch.float64)
+        else:
+            summed = self._second[0]
+        row = self.similarity.factors(torch.tensor([element]))[0]
+        summed += torch.outer(row, row)
+        self._second = summed, torch.linalg.cholesky(summed)
 
     def lost(self, most: int) -> None:
         """Not told: it would cost as much as all gains."""

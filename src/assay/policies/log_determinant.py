@@ -21,7 +21,8 @@ class LogDeterminant(AbstractGreedySelector):
     """Keeps examples that are as different as possible, each the one that those before it explain least. No score is read.
 
     Similarities are (1 + cos) / 2. Near-duplicates are taken last, outliers early. A smaller budget keeps the first of those that a larger one keeps. Memory holds
-    the square of the number kept, and a step solves a triangular system of that size for each example that is looked at.
+    the square of the number kept, or of the dimensions where those are fewer (gradients of the head have no such form), and a step solves a triangular system of
+    that size for each example that is looked at.
 
     Args:
         keep: Fraction of examples that stay, a number with a point in 0..1; or a whole number, how many stay.
