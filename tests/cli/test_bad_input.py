@@ -81,6 +81,21 @@ def test_a_recording_that_cannot_be_is_refused_and_leaves_nothing(refused, tmp_p
     assert not (tmp_path / "run" / "run.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["study", "cleansing", "x", "--scale", "tiny", "--retrain", "none"], "--retrain"),
+        (["study", "cleansing", "x", "--scale", "tiny", "--validation", "null"], "--validation"),
+        (["record", "x", "--data", "digits", "--lr", "None"], "--lr"),
+        (["verify", "x", "--seeds", "none"], "--seeds"),
+    ],
+)
+def test_none_is_no_value_and_not_the_default(refused, tmp_path, monkeypatch, arguments, flag):
+    monkeypatch.chdir(tmp_path)
+    code, said = refused(*arguments)
+    assert code == 2 and flag in said and not (tmp_path / "x").exists()
+
+
 def test_data_that_cannot_be_learnt_from_are_refused(refused, tmp_path):
     rows, half = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
     cases = {

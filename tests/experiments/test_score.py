@@ -8,7 +8,7 @@ import torch
 
 import assay
 from assay.core.accumulators import AbstractAccumulator
-from assay.core.errors import BadScores, Mismatch, MissingEvidence, RunError, UnknownName, UsageError
+from assay.core.errors import BadScores, Mismatch, MissingEvidence, NumericalError, RunError, UnknownName, UsageError
 from assay.core.ids import Ids
 from assay.core.scoring import score as straight
 from assay.experiments import models
@@ -59,6 +59,14 @@ def test_saved_scores_of_this_recording_are_taken(own, monkeypatch):
     score(own, ["aum", "loss"], save="recompute")
     score(own, "aum")
     assert titles == ["confidence", "aum", "loss", "aum"]
+
+
+def test_what_was_made_before_another_fails_is_kept(tmp_path):
+    world = World(tmp_path / "run")
+    beside = {"loop": world.loop(), "targets": {"validation": (world.held_out, world.held_labels)}}
+    with pytest.raises(NumericalError, match="in 2 iterations"):
+        score(world.run, ["aum", "influence:iterations=2"], save=True, strict=True, **beside)
+    assert [path.stem for path in Run(tmp_path / "run").paths.scores("aum").parent.iterdir()] == ["aum"]
 
 
 def test_nothing_is_written_unless_asked(own):

@@ -11,7 +11,7 @@ from scipy.stats import ttest_rel
 
 from assay import methods
 from assay.core.cleansing import NO_REMOVAL, SUMMARY, Cleansed, CleansingStudy, chosen_count
-from assay.core.errors import MissingEvidence, OutputExists, RunError, UnknownName, UsageError
+from assay.core.errors import MissingEvidence, OutputExists, RunError, TrialFailed, UnknownName, UsageError
 from assay.core.selection import worst
 from assay.data import parse
 from assay.experiments.plan import load_data, plan_of
@@ -24,6 +24,7 @@ from assay.runs.paths import StudyPaths
 from assay.runs.run import Run
 from assay.studies import trainings
 from assay.studies.cleansing import OF_DATA, PUBLISHED, SCALES, CleansingGrid, _setup, study_cleansing
+from data.test_mnist import write
 
 SMALL = {"data": "digits:test=1400", "net": "logistic", "seed": 3, "recipe": {"epochs": 3, "batch": 50}}
 HOW = {"methods": ("sgd_influence", "sgd_influence:form=last_parameters", "random"), "remove": (0, 20, 60, 5000), "trials": 3}
@@ -274,9 +275,10 @@ def test_the_page_shows_what_the_study_says(made):
     assert "no removal" in page and "5,000 were not removed" in page and "worked out" in page
 
 
-def test_the_scales_are_the_protocols():
-    small = _setup({"data": "mnist:path=somewhere"}, "small", CleansingGrid())
-    assert small.plan.data == "mnist:path=somewhere,limit=10000"
+def test_the_scales_are_the_protocols(tmp_path):
+    write(tmp_path)
+    small = _setup({"data": f"mnist:path={tmp_path}"}, "small", CleansingGrid())
+    assert SCALES["small"].limit == 10000
     assert (small.trials, len(small.remove), small.plan.net) == (3, 6, "six_conv")
     paper = _setup({"data": "mnist:path=somewhere"}, "paper", CleansingGrid())
     recipe = paper.plan.training
@@ -289,6 +291,24 @@ def test_the_scales_are_the_protocols():
     for name in SCALES:
         assert all(methods.parse(one).direction.ranks_suspects for one in SCALES[name].methods)
     assert PUBLISHED.keys() <= {parse(f"{name}:path=x").name for name in ("mnist", "cifar10")} & OF_DATA.keys()
+
+
+def test_small_takes_the_first_rows_of_larger_files_and_all_of_smaller_ones(tmp_path, monkeypatch):
+    write(tmp_path)
+    for most, data in ((5, f"mnist:path={tmp_path},limit=5"), (7, f"mnist:path={tmp_path}"), (9, f"mnist:path={tmp_path}")):
+        monkeypatch.setitem(SCALES, "small", dataclasses.replace(SCALES["small"], limit=most))
+        assert _setup({"data": f"mnist:path={tmp_path}"}, "small", CleansingGrid()).plan.data == data
+
+
+def test_a_method_that_gives_no_score_is_left_out_with_the_reason_and_costs_the_others_nothing(tmp_path):
+    failing = "influence:iterations=2"
+    how = {"methods": ("aum", failing), "remove": (20,), "trials": 2}
+    found = study_cleansing(tmp_path / "x", SMALL, scale="tiny", grid=CleansingGrid(**how))
+    assert found.methods == ("aum",) and {one.method for one in found.trained} == {"aum", "random", NO_REMOVAL}
+    said = next(note for note in found.notes if failing in note)
+    assert said.startswith(f"{failing} is left out: no score in trial-3: conjugate gradients came to a residual of ")
+    with pytest.raises(TrialFailed, match="conjugate gradients came to a residual of"):
+        study_cleansing(tmp_path / "y", SMALL, scale="tiny", grid=CleansingGrid(**{**how, "methods": (failing,)}))
 
 
 def test_a_window_that_was_named_stays():
@@ -350,7 +370,8 @@ def test_the_scale_tiny_on_real_digits(tmp_path):
 
 
 @pytest.mark.slow
-def test_cleansing_by_name_of_stl10(tmp_path):
+@pytest.mark.parametrize("scale", ["paper", "small"])
+def test_cleansing_by_name_of_stl10(tmp_path, scale):
     draw = np.random.default_rng(0)
     for part, rows in (("train", 40), ("test", 20)):
         draw.integers(0, 256, (rows, 3, 96, 96)).astype(np.uint8).tofile(tmp_path / f"{part}_X.bin")
@@ -358,5 +379,5 @@ def test_cleansing_by_name_of_stl10(tmp_path):
     (tmp_path / "class_names.txt").write_text("\n".join("abcdefghij"))
     how = CleansingGrid(methods="sgd_influence:form=last_parameters", remove=(1, 4, 30000), trials=1)
     settings = {"data": f"stl10:path={tmp_path}", "net": "logistic", "recipe": {"epochs": 2, "batch": 16}}
-    found = study_cleansing(tmp_path / "x", settings, scale="paper", grid=how)
+    found = study_cleansing(tmp_path / "x", settings, scale=scale, grid=how)
     assert found.counts == (1, 4) and found.settings["plan"]["recipe"]["crop"] == 4 and len(found.trained) == 5

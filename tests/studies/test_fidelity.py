@@ -166,7 +166,7 @@ def test_the_same_command_goes_on_where_it_was_stopped(made, tmp_path, monkeypat
     again = []
 
     def measured(*args):
-        again.append(args[-1])
+        again.append(args[4])
         truth, rows = study.truths[1], tuple(one for one in study.measured if one.seed == 1)
         return SeedResult(truth, rows, tuple(one for one in study.refused if one.seed == 1))
 
@@ -241,6 +241,29 @@ def test_what_cannot_be_measured_is_refused(how, error, words, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+NEWTON = "influence:damping=0.1,solver=cholesky,form=newton_step"
+EKFAC = "influence:damping=0.1,solver=ekfac"
+
+
+def test_methods_that_need_losses_of_the_outputs_give_scores_where_the_optimizer_has_the_regulariser(tmp_path):
+    methods = ("sgd_influence", "sgd_influence:form=gauss_newton", NEWTON, EKFAC)
+    grid = FidelityGrid(nets=("logreg",), methods=methods, seeds=1, examples=24)
+    by_losses = study_fidelity(tmp_path / "losses", scale="tiny", grid=grid)
+    # Options that do not go with the protocol cost the method its numbers, and no other method.
+    assert [parse(one.method).title for one in by_losses.refused] == [parse(one).title for one in methods[1:]]
+    assert all("leave that part to the optimizer's weight_decay" in one.why for one in by_losses.refused)
+    by_decay = study_fidelity(tmp_path / "decay", scale="tiny", grid=dataclasses.replace(grid, regulariser="optimizer"))
+    assert not by_decay.refused and "weight decay" in by_decay.deviations[-1] and "weight decay" not in by_losses.deviations[-1]
+    # The same net.
+    (one,), (other,) = by_losses.truths, by_decay.truths
+    assert other.validation_loss == pytest.approx(one.validation_loss, rel=1e-12)
+    for found in by_decay.measured:
+        assert found.tau > 0.6, found
+    # Of logistic regression the Gauss-Newton matrix is the Hessian.
+    exact, near = (by_decay.spread("digits-logreg", one, "tau").mean for one in methods[:2])
+    assert near == pytest.approx(exact, abs=1e-12)
+
+
 @pytest.mark.parametrize(
     ("grid", "words"),
     [
@@ -248,6 +271,7 @@ def test_what_cannot_be_measured_is_refused(how, error, words, tmp_path):
         ({"nets": ()}, "nets: none"),
         ({"seeds": 0}, "seeds=0"),
         ({"examples": 20}, "examples=20 is not above 20"),
+        ({"regulariser": "loss"}, "regulariser"),
     ],
 )
 def test_settings_out_of_range_are_refused(grid, words):

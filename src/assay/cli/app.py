@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import cyclopts
@@ -131,6 +131,19 @@ def run_app(arguments: Sequence[str]) -> int:
     return code
 
 
+def _no_none(given: Mapping[str, object]) -> None:
+    """Refuse `none` and `null` where they are read as if the option had been left out.
+
+    Raises:
+        UsageError: Such a value.
+    """
+    for name, value in given.items():
+        if value is None:
+            from ..core.errors import UsageError
+
+            raise UsageError(f"--{name.strip('_').replace('_', '-')} is given without a value; leave it out for its default.")
+
+
 def _taken(arguments: list[str], flag: str) -> bool:
     """Whether a flag of all commands was given; it is taken out."""
     given = flag in arguments
@@ -141,7 +154,9 @@ def _taken(arguments: list[str], flag: str) -> bool:
 
 def _run(arguments: Sequence[str], debug: bool) -> int:
     try:
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
+        _no_none(bound.arguments)
+        command(*bound.args, **bound.kwargs)
     except cyclopts.UnusedCliTokensError as error:
         return _say(debug, _too_much(error), 2)
     except cyclopts.UnknownOptionError as error:

@@ -24,7 +24,7 @@ READ = {
     "scaling": (*PRUNING, "angles"),
     "difficulty": (*PRUNING, "checkpoint_interval", "pd_layers", "pd_alpha"),
     "cleansing": (*PLAN, "validation", "methods", "remove", "trials", "retrain", "chosen_by"),
-    "fidelity": ("plan", "adult", "mnist", "newsgroups", "nets", "methods", "seeds", "examples"),
+    "fidelity": ("plan", "adult", "mnist", "newsgroups", "nets", "methods", "seeds", "examples", "regulariser"),
     "complexity_gap": (*PLAN, "metrics", "fractions", "seeds", "probe_epochs", "models", "rate", "rep_num", "unbalance_ratio"),
     "liveval": (
         *PLAN, "validation", "modes", "methods", "num_flip", "num_corrupt", "num_boundary", "num_scores", "intensity", "n_epochs", "selection_epochs", "fraction", "seeds",
@@ -77,6 +77,7 @@ def study_(
     newsgroups: str | None = None,
     nets: list[str] | None = None,
     examples: MaybeWhole = None,
+    regulariser: Literal["losses", "optimizer"] | None = None,
     rate: float | None = None,
     rep_num: MaybeWhole = None,
     unbalance_ratio: float | None = None,
@@ -203,6 +204,8 @@ def study_(
         fidelity only: logreg, dnn or both.
     examples
         fidelity only: training examples, and as many for validation; 200 in the protocol.
+    regulariser
+        fidelity only: in the losses of the examples, as in the protocol (the default), or in the optimizer, as weight decay, where methods by a Gauss-Newton matrix give scores too.
     rate
         complexity_gap only: fraction of the labels that are made wrong for mislabel detection.
     rep_num
@@ -321,6 +324,7 @@ def study_(
         "newsgroups": newsgroups,
         "nets": None if nets is None else methods_named(nets),
         "examples": examples,
+        "regulariser": regulariser,
         "rate": rate,
         "rep_num": rep_num,
         "unbalance_ratio": unbalance_ratio,

@@ -298,22 +298,24 @@ class Iterated(Inverse):
         except NotPositive as error:
             raise ValueError(
                 f"the matrix is not positive definite: with damping {self.damping:g} its curvature along a direction is {error.curvature:.3g}; give a damping "
-                f"above {self._reached(b):.2g}"
+                f"above {self._reached(*self._ends(b)):.2g}"
             ) from error
         # Also NaN, which no comparison holds of.
         if not found.residual <= solver.rtol:
             words = "conjugate gradients" if solver.kind == "cg" else "the Neumann series"
             other = "" if solver.kind == "cg" else ", or solver=cg, which needs far fewer"
+            least, largest = self._ends(b)
+            reached = self._reached(least, largest)
+            nothing = "" if reached < largest else " but is above all curvature, so that little is left of it"
             raise ValueError(
-                f"{words} came to a residual of {found.residual:.2g} in {found.iterations} iterations, not to rtol={solver.rtol:g}; choose a damping above "
-                f"{self._reached(b):.2g}, which needs fewer of them, or more iterations{other}"
+                f"{words} came to a residual of {found.residual:.2g} in {found.iterations} iterations, not to rtol={solver.rtol:g}; give more iterations{other}, "
+                f"or choose a damping above {reached:.2g}, which needs fewer{nothing}"
             )
         self._tell(residual=self._checked(found.x, b), iterations=found.iterations, least=found.curvature)
         return found.x
 
-    def _reached(self, b: Tensor) -> float:
-        """A sound damping with which the iterations reach rtol."""
-        least, largest = self._ends(b)
+    def _reached(self, least: float, largest: float) -> float:
+        """A sound damping with which the iterations reach rtol, given the ends of the curvature."""
         # The largest part of a condition that may be left: of the residual remains less than 2 sqrt(c) ((sqrt(c) - 1) / (sqrt(c) + 1))^k by conjugate
         # gradients, (1 - 1 / c)^k by a Neumann series, which may spend some steps on finding a length.
         most, rtol = self._solver.iterations, self._solver.rtol

@@ -18,6 +18,9 @@ from .execution import Execution, Save, check_save
 class Request:
     """What a scoring is given beside run and methods, as `score` takes it.
 
+    Attributes:
+        alone: Whether options that do not go with the run refuse their method alone, and not the call: for studies, whose other methods go on.
+
     Raises:
         UsageError: `save` is a text that is no way of saving.
     """
@@ -30,6 +33,7 @@ class Request:
     references: Mapping[str, Mapping[str, Tensor]] | None = None
     inputs: Mapping[str, Any] | None = None
     execution: Execution = dataclasses.field(default_factory=Execution)
+    alone: bool = False
 
     def __post_init__(self):
         check_save(self.save)
@@ -42,5 +46,5 @@ class Request:
     @property
     def of_a_run(self) -> list[str]:
         """What is given and concerns recorded runs alone, as it is written in a call."""
-        named = [field.name for field in dataclasses.fields(self) if field.name not in ("strict", "execution")]
+        named = [field.name for field in dataclasses.fields(self) if field.name not in ("strict", "execution", "alone")]
         return [f"{name}=" for name in named if getattr(self, name)] + ["Execution(pool=)"] * (self.execution.pool is not None)

@@ -219,10 +219,9 @@ def served(
                 )
     if joined:
         check_joinable(run, wanted, made, evidences[0])
-    spent = Spent()
-    for result in _each(models, due, evidences, spent, request.strict, refused):
-        made[result.title] = result
-    for one in (one for one in due if one.title in made):
+    spent, by_title = Spent(), {one.title: one for one in due}
+    for result in _each(models, due, evidences, spent, request, refused):
+        one = by_title[result.title]
         lineage = Lineage(
             dataset=run.dataset,
             parents=parents[one.title],
@@ -242,12 +241,11 @@ def served(
             remarks += tuple(words for name in one.asks.queries if name in held for words in held[name].remarks)
         # What could not be held against the recording concerns all that is taken from the replay.
         remarks += first.cautions if first is not None and replayed(one) else ()
-        told = made[one.title].diagnostics
+        told = result.diagnostics
         if run.passes is not None and one.reads & (EPOCH_NEEDS | {Need.MEAN_PROBS}):
             told = {"made of": run.passes.summary(run.epochs, folds_of(run)), **told}
-        made[one.title] = dataclasses.replace(
-            made[one.title], lineage=lineage, warnings=(*made[one.title].warnings, *remarks), diagnostics=told
-        )
+        made[one.title] = dataclasses.replace(result, lineage=lineage, warnings=(*result.warnings, *remarks), diagnostics=told)
+        # At once, so that what fails later costs nothing that was made before.
         if request.save:
             save_scores(made[one.title], run.paths.scores(one.title))
     if not made:
@@ -302,6 +300,11 @@ def _soft(error: AssayError, methods: Sequence[AbstractMethod]) -> bool:
         # What an option that nobody gave asks for, the caller did not ask for.
         return not any(texts.changed(one) for one in methods)
     return isinstance(error, (MissingEvidence, Mismatch, NumericalError))
+
+
+def _soft_of(request: Request) -> Callable[[AssayError, Sequence[AbstractMethod]], bool]:
+    """Which errors refuse a method alone."""
+    return (lambda *_: True) if request.alone else _soft
 
 
 def _or_refused(
@@ -404,7 +407,7 @@ def _by_replay(
         return methods
 
     def soft(error: AssayError, methods: Sequence[AbstractMethod]) -> bool:
-        return _soft(error, methods) or (request.loop is None and not has_plan(models[0]))
+        return _soft_of(request)(error, methods) or (request.loop is None and not has_plan(models[0]))
 
     again = [one for one in wanted if is_replayed(models[0], one)]
     able = _or_refused(again, opened, request.strict, refused, soft)
@@ -439,7 +442,7 @@ def _held_out(
         return methods
 
     reading = [one for one in wanted if Need.HELD_OUT in one.reads]
-    able = _or_refused(reading, found, request.strict, refused)
+    able = _or_refused(reading, found, request.strict, refused, _soft_of(request))
     wanted = [one for one in wanted if one in able or one not in reading]
     if not wanted:
         raise next(iter(refused.values()))
@@ -466,12 +469,14 @@ def _each(
     due: Sequence[AbstractMethod],
     evidences: Sequence[Evidence],
     spent: Spent,
-    strict: bool,
+    request: Request,
     refused: dict[str, AssayError],
 ) -> Iterator[Scores]:
     """The scores of the methods that can be computed; why the others cannot is written to `refused`."""
     for group in scoring.groups(due):
-        yield from _or_refused(group, lambda these: over_models(models, these, evidences, spent), strict, refused)
+        yield from _or_refused(
+            group, lambda these: over_models(models, these, evidences, spent), request.strict, refused, _soft_of(request)
+        )
 
 
 def _inputs(

@@ -36,7 +36,7 @@ from ..core.cleansing import (
     chosen_count,
 )
 from ..core.curve import NONE, RANDOM, WORST, By
-from ..core.errors import UnknownName, UsageError
+from ..core.errors import NumericalError, UnknownName, UsageError
 from ..core.method import AbstractMethod
 from ..core.needs import Need
 from ..core.scores import Scores
@@ -245,7 +245,8 @@ def study_cleansing(
         UsageError: A value out of range, no data named at the scales `small` and `paper`, no validation examples, or a method that does not say who is
             suspect.
         OutputExists: The folder holds a study of other settings.
-        TrialFailed: A recording, a scoring or a training ended in an error.
+        TrialFailed: A recording or a training ended in an error.
+        NumericalError: No method gives a score in every trial; one that gives none in a trial is left out with a note while there are others.
     """
     grid = grid or CleansingGrid()
     setup = _setup(settings, scale, grid)
@@ -279,7 +280,10 @@ def study_cleansing(
     with ExitStack() as stack:
         pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
         execution = dataclasses.replace(execution, pool=pool)
-        runs = _recorded(setup, paths, execution)
+        whole = setup
+        runs, refused = _recorded(setup, paths, execution)
+        setup = dataclasses.replace(setup, methods=tuple(title for title in setup.methods if title not in refused))
+        notes += [f"{title} is left out: no score in {why}" for title, why in refused.items()]
         trained: list[Cleansed] = []
         chosen: list[ChosenCount] = []
         for run in runs:
@@ -289,7 +293,7 @@ def study_cleansing(
     notes += _warned(setup, runs)
     name = data.parse(setup.plan.data).name
     found = CleansingStudy(
-        "cleansing", told({"study": "cleansing", **setup.plain()}), _facts(setup, runs[0]), tuple(trained), tuple(chosen),
+        "cleansing", told({"study": "cleansing", **whole.plain()}), _facts(setup, runs[0]), tuple(trained), tuple(chosen),
         storage=tuple(_storage(setup, runs[0])), published=PUBLISHED.get(name, ()), notes=tuple(notes), deviations=DEVIATIONS,
     )  # fmt: skip
     found = compared(found)
@@ -325,7 +329,7 @@ def _setup(settings: dict[str, Any] | None, scale: str, grid: CleansingGrid) -> 
     if isinstance(spec := given.get("data"), str) and "data" not in base:
         source = data.parse(spec)
         base = merged(base, OF_DATA.get(source.name, {}))
-        if preset.limit is not None and getattr(source, "limit", 0) is None:
+        if preset.limit is not None and getattr(source, "limit", 0) is None and len(source.load().train) > preset.limit:
             given["data"] = options.join(source.name, {**options.changed(source), "limit": preset.limit})
     plan = planned(base, given)
     if plan.models > 1 or plan.member or plan.record != PlanRecording():
@@ -358,13 +362,20 @@ def _over(spec: str, retrain: Window) -> AbstractMethod:
     return methods.parse(spec, {"window": retrain}) if windowed and "window" not in options.split(spec)[1] else method
 
 
-def _recorded(setup: _Setup, paths: StudyPaths, execution: Execution) -> list[Run]:
-    """Record and score every trial, in a folder of its own."""
+def _recorded(setup: _Setup, paths: StudyPaths, execution: Execution) -> tuple[list[Run], dict[str, str]]:
+    """Record and score every trial, in a folder of its own; and which methods give no score in a trial, and why.
+
+    Raises:
+        TrialFailed: A recording failed, or no method gives a score.
+    """
     plans = [setup.of_trial(trial) for trial in range(setup.trials)]
     wanted = [Recorded(f"trial-{plan.seed}", plan, setup.methods) for plan in plans]
     assert execution.pool is not None
-    folders = recordings(wanted, paths, execution.pool, execution.progress)
-    return [Run(folder) for folder in folders]
+    refused: dict[str, str] = {}
+    folders = recordings(wanted, paths, execution.pool, execution.progress, refused)
+    if len(refused) == len(setup.methods):
+        raise NumericalError(f"No method gives a score in every trial. In {next(iter(refused.values()))}")
+    return [Run(folder) for folder in folders], refused
 
 
 def _scores(setup: _Setup, run: Run) -> list[Scores]:

@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -60,6 +61,7 @@ PROTOCOL = 200
 ENDS = 10
 """How many of the largest, and how many of the smallest, Jaccard compares."""
 NETS = ("logreg", "dnn")
+Regulariser = Literal["losses", "optimizer"]
 TRUTH = "loo"
 """The method that trains again without each example."""
 
@@ -160,6 +162,7 @@ DEVIATIONS = (
     "A method that gives no score in a seed is told with the reason, and its means are over the other seeds; the released code skips seeds in which influence functions have no number.",
 )
 OF_DIGITS = "The data are scikit-learn's digits, ones against sevens by the settings of MNIST and alpha = 0.01, of which nothing was published."
+BY_DECAY = "The regulariser is the optimizer's weight decay and stays whole when an example leaves, where the protocol has it in the loss of each example."
 
 SCHOOL = ("1st-4th", "5th-6th", "7th-8th", "9th", "10th", "11th", "12th")
 REGIONS = {
@@ -193,6 +196,9 @@ class FidelityGrid:
         methods: Scores to compare with leave-one-out; by default the three forms of sgd_influence, and influence with a damping for each net.
         seeds: How many, from 0.
         examples: Training examples, and as many for validation; 200 in the protocol.
+        regulariser: Where the regulariser is: in the loss of each example, as in the protocol (`losses`), or in the optimizer (`optimizer`), as weight decay, by which the same
+            net is trained. An example takes its share of it away when it leaves, or it does not; methods that need losses of what the net returns alone, such as those by
+            a Gauss-Newton matrix, give no score by the first.
 
     Raises:
         UsageError: A value is of a wrong kind or outside its range.
@@ -205,8 +211,11 @@ class FidelityGrid:
     methods: str | Sequence[str] | None = None
     seeds: int | None = None
     examples: int | None = None
+    regulariser: Regulariser = "losses"
 
     def __post_init__(self):
+        if self.regulariser not in ("losses", "optimizer"):
+            raise UsageError(f"regulariser={self.regulariser!r} is neither 'losses' nor 'optimizer'.")
         object.__setattr__(self, "nets", titled(self.nets))
         if strange := [net for net in self.nets if net not in NETS]:
             raise UnknownName("net of this protocol", str(strange[0]), NETS)
@@ -260,6 +269,8 @@ def study_fidelity(
             "methods": {cell: list(titles) for cell, titles in wanted.items()},
             "seeds": seeds,
             "examples": examples,
+            # A study by the protocol has the settings that it always had.
+            **({} if grid.regulariser == "losses" else {"regulariser": grid.regulariser}),
         }
     )
     paths = owned(folder, settings)
@@ -273,10 +284,10 @@ def study_fidelity(
     announce(execution, work)
     combined = {
         **given, "nets": list(grid.nets), "methods": None if grid.methods is None else list(titled(grid.methods)),
-        "seeds": seeds, "examples": examples,
+        "seeds": seeds, "examples": examples, "regulariser": grid.regulariser,
     }  # fmt: skip
     write_plan(execution, paths, "fidelity", work, None, combined, scale)
-    found = _measured(wanted, sources, examples, seeds, paths, execution)
+    found = _measured(wanted, sources, examples, seeds, paths, execution, grid.regulariser)
     published = tuple(one for one in PUBLISHED if one.setting in wanted) if examples == PROTOCOL else ()
     machine = here()
     study = FidelityStudy(
@@ -298,7 +309,7 @@ def study_fidelity(
         tuple(
             f"{one.method} gave no score in {one.setting}, seed {one.seed}: {one.why}" for each in found for one in each.refused
         ),
-        (*DEVIATIONS, OF_DIGITS) if "digits" in sources else DEVIATIONS,
+        (*DEVIATIONS, *([OF_DIGITS] if "digits" in sources else []), *([BY_DECAY] if grid.regulariser == "optimizer" else [])),
     )
     replace(paths.summary, numbers_table(study.numbers, study.published_numbers).encode())
     written(study, folder, render_fidelity(study))
@@ -349,6 +360,7 @@ def _measured(
     seeds: int,
     paths: StudyPaths,
     execution: Execution,
+    regulariser: Regulariser,
 ) -> list[SeedResult]:
     """Every seed of every setting; those of an earlier call are taken from the folder."""
     where: dict[str, Path] = {}
@@ -359,9 +371,10 @@ def _measured(
         content = fingerprint(inputs.tobytes(), labels.tobytes())
         for seed in range(seeds):
             name = f"{cell}-{seed}"
-            where[name] = paths.trial(fingerprint(cell, repr(titles), content, str(examples), __version__), seed)
+            made_of = (cell, repr(titles), content, str(examples), __version__)
+            where[name] = paths.trial(fingerprint(*made_of, *([] if regulariser == "losses" else [regulariser])), seed)
             if finished(functools.partial(load_seed_result, made_of=where[name].stem), where[name]) is None:
-                calls.append(Call(name, one_seed, (cell, sources[source], examples, titles, seed), where[name].stem))
+                calls.append(Call(name, one_seed, (cell, sources[source], examples, titles, seed, regulariser), where[name].stem))
     total, done = len(where), len(where) - len(calls)
     execution.progress.advance("seeds", done, total, "taken from an earlier study" if done else "")
     with ExitStack() as stack:
@@ -472,6 +485,9 @@ def losses_with(alpha: float) -> Callable[[nn.Module, tuple[Tensor, Tensor]], Te
     def losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, labels = batch
         plain = F.binary_cross_entropy_with_logits(model(inputs)[:, 0], labels.to(inputs.dtype), reduction="none")
+        if not alpha:
+            # Without a glance at the parameters, so that the losses are those of the outputs.
+            return plain
         return plain + alpha / 2 * nn.utils.parameters_to_vector(model.parameters()).square().sum()
 
     return losses
@@ -483,7 +499,9 @@ def ends(values: np.ndarray) -> set[int]:
     return {*order[:ENDS].tolist(), *order[-ENDS:].tolist()}
 
 
-def one_seed(cell: str, path: str, size: int, titles: Sequence[str], seed: int) -> SeedResult:
+def one_seed(
+    cell: str, path: str, size: int, titles: Sequence[str], seed: int, regulariser: Regulariser = "losses"
+) -> SeedResult:
     """Record, leave every example out, score, compare.
 
     Raises:
@@ -491,19 +509,23 @@ def one_seed(cell: str, path: str, size: int, titles: Sequence[str], seed: int) 
     """
     setting = SETTINGS[cell]
     with TURN, tempfile.TemporaryDirectory() as scratch:
-        return _one_seed(cell, drawn(*loaded(setting.data, path), seed, size), titles, seed, Path(scratch) / "run")
+        parts = drawn(*loaded(setting.data, path), seed, size)
+        return _one_seed(cell, parts, titles, seed, Path(scratch) / "run", regulariser)
 
 
-def _one_seed(cell: str, parts: Sequence[np.ndarray], titles: Sequence[str], seed: int, folder: Path) -> SeedResult:
+def _one_seed(
+    cell: str, parts: Sequence[np.ndarray], titles: Sequence[str], seed: int, folder: Path, regulariser: Regulariser
+) -> SeedResult:
     setting, (x, y, held, held_labels) = SETTINGS[cell], parts
     alpha = alpha_of(x, y, seed) if setting.alpha is None else setting.alpha
     torch.manual_seed(seed)
     model = net_of(setting.net, x.shape[1]).double()
-    optimizer = torch.optim.SGD(model.parameters(), lr=setting.rate)
+    decay = alpha if regulariser == "optimizer" else 0.0
+    optimizer = torch.optim.SGD(model.parameters(), lr=setting.rate, weight_decay=decay)
     chunks = math.ceil(len(y) / setting.batch)
     epochs = [np.array_split(np.random.RandomState(epoch).permutation(len(y)), chunks) for epoch in range(setting.epochs)]
     rate = (lambda step: setting.rate / math.sqrt(step + 1)) if setting.decays else None
-    losses = losses_with(alpha)
+    losses = losses_with(alpha - decay)
     loop = record(folder, model, optimizer, torch.from_numpy(x), torch.from_numpy(y), epochs, losses=losses, rate=rate)
     inputs, labels = torch.from_numpy(held), torch.from_numpy(held_labels).double()
 
@@ -511,7 +533,7 @@ def _one_seed(cell: str, parts: Sequence[np.ndarray], titles: Sequence[str], see
         return F.binary_cross_entropy_with_logits(net(inputs)[:, 0], labels)
 
     # With leave-one-out among them, loop and target are read whatever else is asked for.
-    request = Request(loop=loop, targets={"validation": validation})
+    request = Request(loop=loop, targets={"validation": validation}, alone=True)
     scored, refused = served(folder, list(dict.fromkeys([TRUTH, *titles])), request, joined=True)
     if TRUTH in refused:
         raise NumericalError(f"Nothing can be compared in {cell}, seed {seed}: {refused[TRUTH]}")

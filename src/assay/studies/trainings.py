@@ -16,7 +16,8 @@ from ..core.trial import Outcome
 from ..experiments.plan import Plan, load_data
 from ..experiments.progress import Progress
 from ..experiments.record import record
-from ..experiments.score import score
+from ..experiments.request import Request
+from ..experiments.score import served
 from ..experiments.trials import TURN, Arm, state_file, train_arm
 from ..maths import draws
 from ..runs.artefacts import finished, load_outcome, load_scores, save_outcome
@@ -55,8 +56,12 @@ class Job:
     steps: int | None = None
 
 
-def recordings(wanted: Sequence[Recorded], paths: StudyPaths, pool: Executor, progress: Progress) -> list[Path]:
+def recordings(
+    wanted: Sequence[Recorded], paths: StudyPaths, pool: Executor, progress: Progress, refused: dict[str, str] | None = None
+) -> list[Path]:
     """Record and score what is still due, and return the folder of each; equal recordings are done once, with the scores of all that ask for them.
+
+    With `refused`, a score that cannot be made is no error: its title is written there, with where and why.
 
     Raises:
         TrialFailed: A recording or a scoring ended in an error.
@@ -71,7 +76,7 @@ def recordings(wanted: Sequence[Recorded], paths: StudyPaths, pool: Executor, pr
         Call(
             one.name,
             probe,
-            (one.plan.plain(), str(folder.absolute()), tuple(titles)),
+            (one.plan.plain(), str(folder.absolute()), tuple(titles), refused is None),
             fingerprint(folder.name, *titles),
             resumes=True,
         )
@@ -80,8 +85,12 @@ def recordings(wanted: Sequence[Recorded], paths: StudyPaths, pool: Executor, pr
     ]
     total = len(by_folder)
     progress.advance("record", total - len(calls), total)
-    for done, (name, _) in enumerate(run_all(pool, calls, paths.logs, "record", total - len(calls)), total - len(calls) + 1):
+    for done, (name, why) in enumerate(run_all(pool, calls, paths.logs, "record", total - len(calls)), total - len(calls) + 1):
         progress.advance("record", done, total, name)
+        if refused is not None:
+            refused |= {
+                title: f"{name}: {words.removeprefix(f'{title}: ')}" for title, words in why.items() if title not in refused
+            }
     return folders
 
 
@@ -103,16 +112,21 @@ def scored(folder: Path, title: str) -> bool:
     return finished(load_scores, RunPaths(folder).scores(title)) is not None
 
 
-def probe(plain: Mapping[str, object], folder: str, scores: Sequence[str]) -> None:
+def probe(plain: Mapping[str, object], folder: str, scores: Sequence[str], strict: bool = True) -> dict[str, str]:
     """Record a plan and score it, in the folder of the recording.
 
+    Returns:
+        Titles of the scores that cannot be made, and why; none where `strict`.
+
     Raises:
-        AssayError: As `record` and `score`.
+        AssayError: As `record` and `score`; where not `strict`, if no score can be made.
     """
     with TURN:
         run = record(Plan.make(plain), folder, resume=RunPaths(Path(folder)).header.exists())
-        if scores:
-            score(run, list(scores), strict=True, save=True)
+        if not scores:
+            return {}
+        request = Request(strict=strict, save=True, alone=not strict)
+        return served(run, list(scores), request, joined=strict)[1]
 
 
 def outcomes(jobs: Sequence[Job], paths: StudyPaths, pool: Executor, progress: Progress) -> list[Outcome]:
