@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from assay.maths.leverage import left_out
+from assay.maths.leverage import left_out, one_direction
 
 N, OUTPUTS, PARAMS = 6, 3, 8
 
@@ -40,8 +40,15 @@ def test_of_one_output_the_leverage_is_the_newton_step():
 
 @pytest.mark.parametrize("form", ["newton_step", "leverage"])
 def test_what_leaves_nothing_is_told_by_its_leverage(form):
-    J, root, first, _, matrix = world()
+    J, root, first, _, matrix = world(OUTPUTS if form == "newton_step" else 1)
     grams = J @ torch.linalg.inv(matrix) @ J.mT
-    grams[2] *= 50
+    grams[2] *= 200
     found, leverages = left_out(first, root, grams, N, form)
     assert float(leverages[2]) >= 1 and bool(found[[0, 1, 3, 4, 5]].isfinite().all())
+
+
+def test_where_the_curvature_has_one_direction():
+    assert one_direction(world(1)[1]) and not one_direction(world(2)[1])
+    for classes, one in ((2, True), (3, False)):
+        p = torch.softmax(torch.linspace(-9, 9, N * classes, dtype=torch.float64).reshape(N, classes).roll(1, 1), 1)
+        assert one_direction(torch.diag_embed(p.sqrt()) - p[:, :, None] * p.sqrt()[:, None, :]) == one

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..maths.damping import balanced_damping
 from ..maths.kronecker import LEAST, Eigenbasis, EigenLayer, kronecker_inverse
-from ..maths.leverage import Form, left_out
+from ..maths.leverage import Form, left_out, one_direction
 from ..maths.solvers import NotPositive, RitzPairs, conjugate_gradients, lanczos, neumann_series
 from .curvature import Curvature, Factors, along_rows, flat_rows, rows_of
 from .curvature import Kind as CurvatureKind
@@ -125,6 +125,11 @@ class Inverse(abc.ABC):
 
     def _left_out(self, form: Form, grams: Tensor) -> Tensor:
         first, root = (part.double() for part in self.curvature.by_outputs)
+        if form == "leverage" and not one_direction(root):
+            raise UsageError(
+                "form=leverage divides by 1 - leverage, which is what leaving an example out does where its loss curves along one direction of the outputs (one "
+                "logit, two classes, one number to predict), and here it curves along more; choose form=newton_step, which is the same there and holds here too."
+            )
         found, leverages = left_out(first, root, grams, self.curvature.examples, form)
         self.told["largest leverage"] = float(leverages.max())
         # Also NaN, which no comparison holds of.

@@ -6,8 +6,9 @@ the second: without the example the curvature is $A - J_i^\top H_i J_i / n$, and
 $$ \Big(A - \frac{J_i^\top H_i J_i}{n}\Big)^{-1} J_i^\top f_i = A^{-1} J_i^\top \tilde f_i, \qquad
    \tilde f_i = f_i + R_i \big(n I - R_i^\top M_i R_i\big)^{-1} R_i^\top M_i f_i, \qquad M_i = J_i A^{-1} J_i^\top $$
 
-so that one Newton step is the first order with $\tilde f_i$ in the place of $f_i$. With one output it divides by $1 - h_i$, $h_i = \mathrm{tr}(R_i^\top M_i R_i) / n$ the
-leverage (Cook and Weisberg 1982), which `leverage` does with any number of outputs.
+so that one Newton step is the first order with $\tilde f_i$ in the place of $f_i$. Where $H_i$ has one direction, as with one output or two classes, that divides by
+$1 - h_i$, $h_i = \mathrm{tr}(R_i^\top M_i R_i) / n$ the leverage (Cook and Weisberg 1982). With more directions no one number does it: the trace counts them all, and
+divides by far too little.
 """
 
 from typing import Literal
@@ -17,6 +18,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 Form = Literal["first_order", "newton_step", "leverage"]
+ONE = 1e-6
+"""Part of the curvature by the outputs that may lie outside of its first direction for it to be one: more than rounding leaves, less than a class adds."""
+
+
+def one_direction(root: Float[Tensor, "examples outputs columns"]) -> bool:
+    """Whether the curvature by the outputs, R R', has one direction for each example."""
+    sizes = torch.linalg.eigvalsh((root.mT @ root).double()).clamp(min=0)
+    return bool((sizes.sum(1) - sizes[:, -1] <= ONE * sizes.sum(1)).all())
 
 
 def left_out(
@@ -33,7 +42,7 @@ def left_out(
         root: R of each example.
         grams: M of each example.
         examples: Of how many examples the curvature is the mean.
-        form: `newton_step`, `leverage`; or `first_order`, which changes nothing.
+        form: `newton_step`; `leverage`, where the curvature has `one_direction`; or `first_order`, which changes nothing.
 
     Returns:
         The derivatives; and the leverage of each example, for `newton_step` the largest eigenvalue of R' M R / n, at and above 1 of which there is

@@ -45,7 +45,8 @@ def influence(
     Args:
         inverse: Inverse of the damped curvature of the mean loss.
         targets: The gradient of each target, a column each; one solve is made of all of them.
-        form: `first_order`; one `newton_step`, in which the example's own curvature is left out too; or the first order divided by 1 - `leverage`.
+        form: `first_order`; one `newton_step`, in which the example's own curvature is left out too; or the first order divided by 1 - `leverage`, where the loss curves along
+            one direction of the outputs (one logit, two classes): the same as the Newton step there.
 
     Returns:
         A row for each target, above 0 where leaving the example out makes the target rise.
@@ -83,7 +84,7 @@ class Influence(AbstractAttributor):
         rtol: Residual, relative to the target's gradient, at which they stop.
         rank: Dimensions of the subspace of `lanczos`.
         form: `first_order` in the weight of the example; for `cholesky` and `ekfac` also one `newton_step` without it, or the first order divided by
-            1 - `leverage`.
+            1 - `leverage`, where the loss curves along one direction of the outputs (one logit, two classes), which is the Newton step there.
     """
 
     target: str = "validation"

@@ -52,7 +52,8 @@ class SelfInfluence(AbstractMethod):
         factors: Of which gradients EK-FAC is made: `exact`, a backward pass for each output, `sampled`, one for a mix of them by random signs, or `empirical`, the
             losses' own.
         seed: Of the signs of `factors=sampled`.
-        form: `first_order` in the weight of the example; one `newton_step` without it; or the first order divided by 1 - `leverage`.
+        form: `first_order` in the weight of the example; one `newton_step` without it; or the first order divided by 1 - `leverage`, where the loss curves along
+            one direction of the outputs (one logit, two classes): the same as the Newton step there.
     """
 
     at: int = -1
