@@ -4,8 +4,9 @@ Softmax regression: plain SGD at rate 0.01, 20 epochs. MLP 784-128-64-10 with dr
 
 LDS: 50 subsets of half of the examples, a training on each under a seed of its own; the mean over queries of Spearman's rho between the sum
 of the values and the query's loss. LOO: 50 trainings without one example each, under the recorded seed's weights and an order of their own;
-the mean over queries of Pearson's correlation. In such trainings all later batches hold other examples than the recorded ones, so the same is held against trainings in the recorded
-order too, in which the example's loss counts 0 and nothing else differs. Mislabels: a tenth of the labels is flipped, and self-influence ranks them by AUC. The published
+the mean over queries of Pearson's correlation. This is not dattri's protocol: its `retrain_loo` passes one fixed seed to every training and a loader that does not shuffle. In trainings in
+an order of their own all batches hold other examples than the recorded ones, so the same is held against trainings in the recorded order too, in which the example's loss counts 0 and
+nothing else differs; these are the nearest to dattri's. Mislabels: a tenth of the labels is flipped, and self-influence ranks them by AUC. The published
 values are read off charts; the published trainings draw other subsets, and LDS uses all 500 test examples where `--queries` says so.
 """
 
