@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import assay
 from assay.core import curvature
 from assay.core.curvature import Curvature
-from assay.core.errors import NumericalError, UsageError
+from assay.core.errors import AssayError, NumericalError, UsageError
 from assay.core.models import chosen_params
 from assay.experiments.evidence import gather, open_replay
 from assay.maths.damping import balanced_damping
@@ -603,15 +603,72 @@ def test_where_a_layer_has_no_rule_the_solver_takes_the_diagonal_and_says_why(tm
     assert balanced == pytest.approx(world.score("damping=auto,solver=cholesky").diagnostics["damping"], rel=1e-3)
     with pytest.raises(
         UsageError,
-        match=r"influence: solver=ekfac: Parameter twice\.weight is .*; choose layers=head, or, for the influence on a target, solver=cg with preconditioner=none",
+        match=r"influence: solver=ekfac: Parameter twice\.weight is .*; choose solver=cholesky, for at most 5,000 parameters, or, for the influence on a target, solver=cg",
     ):
         world.score("solver=ekfac")
+    world.score("solver=cg")
     world.score("solver=ekfac,layers=head")
     with pytest.raises(
-        UsageError, match=r"self_influence: solver=ekfac: Parameter twice\.weight is [^;]*; choose layers=head, or"
+        UsageError,
+        match=r"self_influence: solver=ekfac: Parameter twice\.weight is [^;]*; choose solver=cholesky, for at most 5,000 parameters, or",
     ):
         assay.score(world.folder, "self_influence", loop=world.loop)
+    assay.score(world.folder, "self_influence:solver=cholesky", loop=world.loop)
     assay.score(world.folder, "self_influence:layers=head", loop=world.loop)
+
+
+def test_losses_that_read_parameters_are_refused_with_cures_that_work(tmp_path):
+    torch.manual_seed(0)
+    world = Uneven(tmp_path / "run", NETS["one layer"]().double(), examples=50)
+
+    def losses(model, batch):
+        return F.cross_entropy(model(batch[0]), batch[1], reduction="none") + 0.05 * model.weight.square().sum()
+
+    world.loop = assay.Loop(world.loop.model, world.loop.optimizer, world.loop.loader, losses)
+    for solver in ("cg", "ekfac", "cholesky"):
+        with pytest.raises(
+            UsageError, match=r"no Gauss-Newton matrix; .*weight_decay\. Or choose curvature=hessian with solver=cg\.$"
+        ):
+            world.score(f"damping=0.5,solver={solver}")
+    world.score("damping=0.5,curvature=hessian,solver=cg")
+    # These have no other curvature.
+    for method in ("self_influence", "self_influence:solver=cholesky", "source:segments=1,target=validation"):
+        with pytest.raises(
+            UsageError, match=r"no Gauss-Newton matrix; leave that part to the optimizer's weight_decay[.;](?!.*hessian)"
+        ):
+            given = {"targets": {"validation": world.held}} if "target" in method else {}
+            assay.score(world.folder, method, loop=world.loop, **given)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "tracin:target=zero",
+        "tracin:target=hidden,layers=head",
+        "sgd_influence:target=zero",
+        "influence:target=zero",
+        "source:segments=1,target=zero",
+        "in_run_shapley:target=zero",
+    ],
+)
+def test_a_target_that_the_parameters_do_not_reach_is_told_and_not_scored(tmp_path, method):
+    torch.manual_seed(0)
+    world = Uneven(tmp_path / "run", NETS["two layers"]().double(), examples=30)
+    targets = {"zero": lambda net: (net[0].weight * 0).sum(), "hidden": lambda net: net[0].weight.square().sum()}
+    asked = {name: target for name, target in targets.items() if f"target={name}" in method}
+    with pytest.raises(AssayError, match=r"the gradient of target '(zero|hidden)' is 0 by"):
+        assay.score(world.folder, method, loop=world.loop, targets=asked)
+
+
+@pytest.mark.parametrize("solver", ["cg", "cholesky", "ekfac", "lanczos"])
+def test_a_damping_beside_which_curvature_is_nothing_is_said(tmp_path, solver):
+    torch.manual_seed(0)
+    world = Uneven(tmp_path / "run", NETS["two layers"]().double(), examples=40)
+    (words,) = world.score(f"damping=1e6,solver={solver}").warnings[-1:]
+    assert words.startswith(
+        "These values are those of no curvature, inner products of gradients divided by the damping of 1e+06, but for 1%"
+    )
+    assert not any("no curvature" in one for one in world.score(f"damping=1,solver={solver}").warnings)
 
 
 def test_how_far_ekfac_is_from_solving_for_the_curvature_is_told(tmp_path):
@@ -654,6 +711,32 @@ def test_values_by_query_say_how_well_they_were_solved(tmp_path, solver):
     # The worst of all queries, of which each is a system of its own: only EK-FAC's is another system.
     assert (told["residual"] <= 1e-7) == (solver != "ekfac")
     assert found.reduce("max").diagnostics == told
+
+
+def test_the_residual_of_ekfac_is_the_worst_of_all_queries(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    world = Uneven(tmp_path / "run", NETS["two layers"]().double(), examples=60)
+    spec, given = "influence:damping=0.3,solver=ekfac", {"loop": world.loop}
+    rows, labels = world.held
+
+    def told(rows, labels):
+        return assay.attribute(world.folder, spec, targets={"validation": (rows, labels)}, **given)
+
+    single = [told(rows[[one]], labels[[one]]).diagnostics["residual"] for one in range(len(rows))]
+    found = told(rows, labels)
+    assert found.diagnostics["residual"] == pytest.approx(max(single), rel=1e-9) and max(single) > 1.01 * single[0]
+    assert "residual of" not in found.diagnostics and bool(found.warnings) == (max(single) > 1)
+    monkeypatch.setattr(curvature, "HELD", 0)
+    found = told(rows, labels)
+    assert found.diagnostics["residual of"] == "the first query of each block"
+
+
+@pytest.mark.parametrize("rtol", [0.01, 0.3])
+def test_a_residual_that_was_asked_for_is_no_loss_of_digits(tmp_path, rtol):
+    torch.manual_seed(0)
+    world = Uneven(tmp_path / "run", NETS["two layers"](), examples=60)
+    found = world.score(f"damping=0.01,rtol={rtol},preconditioner=none")
+    assert 1e-3 < found.diagnostics["residual"] <= 2 * rtol
 
 
 FAILURES = {
@@ -734,7 +817,32 @@ def test_a_function_of_the_model_is_a_target_and_one_that_parameters_do_not_reac
         world.score("influence:target=gap,reduce=sum", targets=targets)
 
 
-def test_groups_are_the_sums_of_their_members_and_layers_can_be_listed(tmp_path):
+GROUP = [0, 3, 4, 9]
+
+
+def test_a_group_is_the_sum_of_its_members(tmp_path):
+    world = World(tmp_path / "run")
+    params = {name: value for name, value in world.run.model(2).items() if name in dict(world.model.named_parameters())}
+    # Its gradient by one backward pass of the sum of its losses, and one solve by the whole matrix.
+    together = flat(world.gradient(params, world.inputs[GROUP], world.labels[GROUP])) * len(GROUP)
+    pull = flat(world.gradient(params, world.held_out, world.held_labels))
+
+    def outputs(at):
+        return torch.func.functional_call(world.model.eval(), at, (world.inputs,))
+
+    matrix = gauss_newton(outputs, lambda z: F.cross_entropy(z, world.labels, reduction="none"), params) / len(world.inputs)
+    by_hand = pull @ torch.linalg.solve(matrix + 0.01 * torch.eye(len(matrix), dtype=torch.float64), together) / len(world.inputs)
+    (scores,) = world.score("influence").values()
+    torch.testing.assert_close(scores.values[GROUP].sum(), by_hand, rtol=1e-6, atol=0)
+    # And of the whole training: the derivative of the end by one factor of all their losses.
+    factor = torch.ones((), dtype=torch.float64, requires_grad=True)
+    weights = torch.ones(len(world.inputs), dtype=torch.float64).index_fill(0, torch.tensor(GROUP), 0)
+    (slope,) = torch.autograd.grad(world.unrolled(weights + factor * (1 - weights)), factor)
+    (scores,) = world.score("sgd_influence").values()
+    torch.testing.assert_close(scores.values[GROUP].sum(), -slope, rtol=1e-8, atol=0)
+
+
+def test_layers_can_be_listed(tmp_path):
     world = World(tmp_path / "run")
     (every,), (listed,) = (world.score(f"influence:{one}").values() for one in ("layers=hidden+out", "layers=hidden"))
     (whole_,) = world.score("influence").values()

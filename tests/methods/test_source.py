@@ -10,6 +10,7 @@ from assay.core.errors import MissingEvidence, UsageError
 from assay.experiments.evidence import gather, open_replay
 from assay.maths.kronecker import eigenbasis, kronecker_factors
 from assay.maths.params import flatten, unflatten
+from assay.methods import source
 from assay.methods.source import Unrolled, growth
 from groups import slow
 from methods.loops import OPTIMIZERS, World
@@ -204,6 +205,28 @@ def test_summed_losses_move_by_the_size_of_the_batch(tmp_path):
     ratio = other.step_sizes(range(1)).sizes["out.bias"] / one.step_sizes(range(1)).sizes["out.bias"]
     # Of 13 examples in batches of 5, 5 and 3.
     assert ratio == pytest.approx(13 / 3)
+
+
+def test_targets_that_are_asked_for_together_share_the_factors(tmp_path, monkeypatch):
+    world, made = World(tmp_path / "run"), []
+    original = source._mean_curvature
+
+    def counted(*given):
+        made.append(None)
+        return original(*given)
+
+    monkeypatch.setattr(source, "_mean_curvature", counted)
+    targets = {"one": (world.held_out[:4], world.held_labels[:4]), "two": (world.held_out[4:], world.held_labels[4:])}
+    specs = [f"source:segments=3,target={name}" for name in targets]
+    together = world.score(*specs, targets=targets)
+    assert len(made) == 3
+    for spec, (name, target) in zip(specs, targets.items(), strict=True):
+        (alone,) = world.score(spec, targets={name: target}).values()
+        torch.testing.assert_close(together[alone.title].values, alone.values, rtol=0, atol=0)
+    # Other options make others.
+    made.clear()
+    world.score("source:segments=3,target=one", "source:segments=1,target=one", targets={"one": targets["one"]})
+    assert len(made) == 4
 
 
 def test_too_few_models_are_refused_with_a_cure_that_works(tmp_path):

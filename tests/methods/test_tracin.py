@@ -5,6 +5,9 @@ import torch
 
 from assay.core.errors import UsageError
 from assay.core.scores import Direction
+from assay.core.scoring import score
+from assay.methods import parse
+from assay.testing.worlds import world
 from methods.loops import EXAMPLES, World, inner
 
 VARIANTS = [{}, {"target": "self"}, {"layers": "head"}, {"every": "step"}, {"reduce": "sum"}, {"layers": "head", "reduce": "max"}]
@@ -41,6 +44,23 @@ def one_by_one(batches, names):
         for place, loss in zip(batch.positions.tolist(), batch.losses(leaves), strict=True):
             found[place] = dict(zip(names, torch.autograd.grad(loss, list(leaves.values()), retain_graph=True), strict=True))
     return found
+
+
+@pytest.mark.parametrize("spec", ["tracin", "tracin:target=self", "trak:checkpoints=all,project=32", "vog"])
+def test_the_order_of_checkpoints_changes_nothing(spec):
+    here, method = world(), parse(spec)
+
+    class Turned:
+        """The same models, from last to first."""
+
+        kept = tuple(reversed(here.replay.kept))
+
+        def __getattr__(self, name):
+            return getattr(here.replay, name)
+
+    (there,), (back,) = score([method], here.evidence()), score([method], here.evidence(checkpoints=Turned()))
+    assert len(Turned.kept) > 2
+    torch.testing.assert_close(back.values, there.values, rtol=1e-9, atol=1e-12)
 
 
 # An average of the parameters changes where the run ends, not the parameters that TracIn looks at.

@@ -385,6 +385,35 @@ def test_chance_that_eval_does_not_switch_off_is_refused(tmp_path, method):
     refused(UsageError, words, tmp_path / "run", looped(*parts), method)
 
 
+def across(model, batch):
+    logits = model(batch[0])
+    return F.cross_entropy(logits - logits.mean(0), batch[1], reduction="none")
+
+
+class Centred(nn.Module):
+    """Looks at the whole batch also in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x):
+        logits = self.net(x)
+        return logits - logits.mean(0)
+
+
+@pytest.mark.parametrize("method", ["grand", "tracin", "vog", "influence", "self_influence:solver=cholesky"])
+@pytest.mark.parametrize("by", ["losses", "model"])
+def test_losses_that_look_across_the_batch_have_no_gradients_of_single_examples(tmp_path, method, by):
+    loss, model = (lambda net, batch: across(net, batch).mean(), None) if by == "losses" else (None, Centred())
+    parts = recorded(tmp_path / "run", TensorDataset(*data()), model, loss=loss)
+    own = {"losses": across} if by == "losses" else {}
+    words = r"The loss of id \d is .* in a batch of 6 examples and .* in half of it, in eval mode: it depends on the examples beside it"
+    refused(UsageError, words, tmp_path / "run", looped(*parts, **own), method)
+    # The step as a whole is what it was.
+    scored(tmp_path / "run", looped(*parts, **own), "sgd_influence")
+
+
 # ---------------------------------------------------------------------- training again
 
 

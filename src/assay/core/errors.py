@@ -50,6 +50,10 @@ class UsageError(AssayError, ValueError):
     exit_code = 2
 
 
+class LossesReadParameters(UsageError):
+    """There is no Gauss-Newton matrix, because the losses are no function of what the model returns."""
+
+
 class UnknownName(UsageError):
     """A name that is not in a catalogue; the message lists the nearest names, or says what else has this name."""
 

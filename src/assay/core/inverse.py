@@ -18,7 +18,7 @@ from ..maths.leverage import Form, left_out, one_direction
 from ..maths.solvers import NotPositive, RitzPairs, conjugate_gradients, lanczos, neumann_series
 from .curvature import Curvature, Factors, along_rows, flat_rows, rows_of
 from .curvature import Kind as CurvatureKind
-from .errors import NumericalError, UsageError, listed
+from .errors import LossesReadParameters, NumericalError, UsageError, listed
 from .evidence import Evidence
 from .models import chosen_params
 
@@ -167,10 +167,10 @@ class Inverse(abc.ABC):
         if least < math.inf:
             told["smallest curvature"] = min(least, float(told.get("smallest curvature", math.inf)))  # type: ignore[arg-type]
 
-    def _checked(self, x: Tensor, b: Tensor) -> float:
+    def _checked(self, x: Tensor, b: Tensor, rtol: float = 0.0) -> float:
         residual = self._residual(x, b)
-        # Also NaN, which no comparison holds of.
-        if not residual <= LOST:
+        # Also NaN, which no comparison holds of. What was asked for is no loss.
+        if not residual <= max(LOST, 2 * rtol):
             raise ValueError(
                 f"the solution leaves a residual of {residual:.2g}, because products in {self.curvature.dtype} have no more digits; choose a damping above "
                 f"{self._sound(*self._ends(b)):.2g}"
@@ -261,9 +261,19 @@ class Kronecker(Inverse):
         return self._factors[layer.matrix]
 
     def solve(self, b: Tensor) -> Tensor:
-        """The approximation's inverse times each column; the residual is the first column's in the system that is approximated."""
+        """The approximation's inverse times each column.
+
+        Residuals are those in the system that is approximated: of all columns where the examples' derivatives are kept in memory, and else of the first,
+        because each would cost a pass over the examples.
+
+        Returns:
+            As many as were given.
+        """
         x = flat_rows(self._basis.times(self._spectrum, rows_of(b, self.curvature.like)), self.curvature.names).T
-        self._tell(residual=(left := self._residual(x[:, :1], b[:, :1])))
+        seen = b.shape[1] if self.curvature.jacobian is not None else 1
+        if seen < b.shape[1]:
+            self.told["residual of"] = "the first query of each block"
+        self._tell(residual=(left := self._residual(x[:, :seen], b[:, :seen])))
         # Of a solution of 0 it is 1.
         if not left <= 1:
             self.warnings = (
@@ -316,7 +326,7 @@ class Iterated(Inverse):
                 f"{words} came to a residual of {found.residual:.2g} in {found.iterations} iterations, not to rtol={solver.rtol:g}; give more iterations{other}, "
                 f"or choose a damping above {reached:.2g}, which needs fewer{nothing}"
             )
-        self._tell(residual=self._checked(found.x, b), iterations=found.iterations, least=found.curvature)
+        self._tell(residual=self._checked(found.x, b, solver.rtol), iterations=found.iterations, least=found.curvature)
         return found.x
 
     def _reached(self, least: float, largest: float) -> float:
@@ -368,12 +378,19 @@ class LowRank(Inverse):
 def worded(title: str, kind: str) -> Iterator[None]:
     """Turn what solvers refuse into an error that names the method.
 
+    Args:
+        title: The method.
+        kind: The curvature, where the method has a choice; else empty.
+
     Raises:
         NumericalError: A solver refused, and says what helps.
         UsageError: What was asked for cannot be computed.
     """
     try:
         yield
+    except LossesReadParameters as error:
+        other = " Or choose curvature=hessian with solver=cg." if kind == "gauss_newton" else ""
+        raise UsageError(f"{title}: {error}{other}") from error
     except UsageError:
         raise
     except ValueError as error:
@@ -445,6 +462,7 @@ def inverse_of(
 
     Raises:
         UsageError: Too many parameters for the whole matrix, or what was asked for needs layers with rules.
+        LossesReadParameters: The losses are no function of what the model returns.
         ValueError: The matrix is not positive definite, or not finite; the message says what helps.
     """
     if solver.kind == "cholesky":
@@ -463,9 +481,11 @@ def inverse_of(
     if solver.kind == "ekfac":
         try:
             basis = curvature.eigenbasis(solver.factors, solver.seed)
+        except LossesReadParameters:
+            raise
         except (UsageError, ValueError) as error:
             raise UsageError(
-                f"{reader}: solver=ekfac: {str(error).rstrip('.')}; choose layers=head, or, for the influence on a target, solver=cg with preconditioner=none."
+                f"{reader}: solver=ekfac: {str(error).rstrip('.')}; choose solver=cholesky, for at most {DENSE:,} parameters, or, for the influence on a target, solver=cg."
             ) from error
         return Kronecker(curvature, _in_basis(curvature, basis, target) if damping is None else damping, basis)
     return _iterated(reader, curvature, solver, damping, target)

@@ -8,9 +8,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from .accumulators import AbstractAccumulator, AbstractStepMethod, Spent, accumulate, run_steps
-from .errors import BadScores, listed
+from .errors import BadScores, NumericalError, listed
 from .evidence import Evidence
 from .method import AbstractMethod
+from .needs import Need
 from .results import Result
 from .scores import Scores
 
@@ -74,6 +75,7 @@ def checked(
 
     Raises:
         BadScores: Not one finite number per scored example.
+        NumericalError: Every effect on a target is exactly 0.
     """
     values = result.values
     if values.shape != (len(evidence.ids),):
@@ -89,6 +91,12 @@ def checked(
     if bool(bad.any()):
         names = ids.take(bad)
         raise BadScores(f"{method.title}: {len(names)} values are not finite; ids {listed(names, len(names))}.")
+    by_gradients = method.reads & {Need.CHECKPOINTS, Need.STEPS} and not method.retrains
+    if by_gradients and method.asks.named_targets and len(values) and not bool(values.any()):
+        raise NumericalError(
+            f"{method.title}: every value is 0, because the gradient of target {method.asks.named_targets[0]!r} is 0 by all parameters that are looked at, or no step moved "
+            "them, so that nothing is told of any example; choose a target that depends on parameters which were trained."
+        )
     return Scores(
         ids=ids,
         values=values,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..core.attribution import ROOM, AbstractAttributor, Block
@@ -24,7 +24,6 @@ from ..core.method import Asks, Iterative, Source, derivatives_taken
 from ..core.needs import Need
 from ..core.results import Result
 from ..core.scores import CHANGE, Direction
-from ..maths.leverage import Form
 
 READ_WITH = {
     "preconditioner": ("cg", "lissa"),
@@ -36,26 +35,44 @@ READ_WITH = {
 }
 """The solvers that read an option that not all read."""
 
+NEGLIGIBLE = 0.01
+"""Part by which curvature must change the values for them to be an influence."""
+
 
 def influence(
-    inverse: Inverse, targets: Float64[Tensor, "entries targets"], form: Form = "first_order"
+    curvature: Curvature, solved: Float64[Tensor, "entries targets"], cotangents: Float[Tensor, "examples outputs"] | None = None
 ) -> Float64[Tensor, "targets examples"]:
     """Predicted change of each target if each example is left out, in the target's unit.
 
     Args:
-        inverse: Inverse of the damped curvature of the mean loss.
-        targets: The gradient of each target, a column each; one solve is made of all of them.
-        form: `first_order`; one `newton_step`, in which the example's own curvature is left out too; or the first order divided by 1 - `leverage`, where the loss curves along
-            one direction of the outputs (one logit, two classes): the same as the Newton step there.
+        curvature: The curvature of the mean loss.
+        solved: The inverse of the damped curvature times the gradient of each target, a column each.
+        cotangents: The derivatives by the outputs whose first order is what leaving an example out does (see `Inverse.cotangents`); None for those of the losses.
 
     Returns:
         A row for each target, above 0 where leaving the example out makes the target rise.
-
-    Raises:
-        ValueError: The matrix is not positive definite, the solver did not converge, or nothing is left without some example; the message says what helps.
     """
-    curvature = inverse.curvature
-    return curvature.grad_dots(inverse.solve(targets), inverse.cotangents(form)) / curvature.examples
+    return curvature.grad_dots(solved, cotangents) / curvature.examples
+
+
+def _by_damping_alone(
+    inverse: Inverse, gradient: Tensor, solved: Tensor, cotangents: Tensor | None, values: Tensor
+) -> tuple[str, ...]:
+    """What must be said where the curvature does next to nothing to the values."""
+    if not inverse.damping:
+        return ()
+    plain = gradient / inverse.damping
+    # What moves the solution this far lies where examples have gradients: it moves the values too, and a pass over the examples is saved.
+    if float((solved - plain).norm()) > 10 * NEGLIGIBLE * float(plain.norm()):
+        return ()
+    alone = influence(inverse.curvature, plain, cotangents)[0]
+    if float((values - alone).norm()) > NEGLIGIBLE * float(alone.norm()):
+        return ()
+    return (
+        f"These values are those of no curvature, inner products of gradients divided by the damping of {inverse.damping:.3g}, but for {NEGLIGIBLE:.0%}: their order is that of "
+        "the inner products, and their size is the damping's. Either the damping is too large, which a smaller one or damping=auto mends, or the model is saturated, "
+        "as after a training without loss or one that broke off.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +174,7 @@ class Influence(AbstractAttributor):
             rows = slice(start, min(start + step, count))
             pulls = self._pulls(curvature, rows)
             with worded(self.title, self.curvature):
-                values = curvature.grad_dots(inverse.solve(pulls), cotangents) / curvature.examples
+                values = influence(curvature, inverse.solve(pulls), cotangents)
             yield Block(rows, slice(0, len(evidence.ids)), values, self._told(inverse, decay), inverse.warnings)
 
     def run(self, evidence: Evidence) -> Result:
@@ -166,8 +183,10 @@ class Influence(AbstractAttributor):
         inverse, decay = self._inverse(evidence)
         gradient = self._gradient(inverse.curvature)
         with worded(self.title, self.curvature):
-            values = influence(inverse, gradient[:, None], self.form)[0]
-        return Result(values, diagnostics=self._told(inverse, decay), warnings=inverse.warnings)
+            solved, cotangents = inverse.solve(gradient[:, None]), inverse.cotangents(self.form)
+            values = influence(inverse.curvature, solved, cotangents)[0]
+            warned = _by_damping_alone(inverse, gradient[:, None], solved, cotangents, values)
+        return Result(values, diagnostics=self._told(inverse, decay), warnings=(*inverse.warnings, *warned))
 
     def _told(self, inverse: Inverse, decay: str) -> dict[str, object]:
         curvature = inverse.curvature

@@ -84,7 +84,7 @@ class SelfInfluence(AbstractMethod):
     def run(self, evidence: Evidence) -> Result:
         curvature, decay = curvature_of(self.name, evidence, self.at, self.layers, "gauss_newton", self.decay)
         solver = Solver(self.solver, factors=self.factors, seed=self.seed)
-        with worded(self.title, curvature.kind):
+        with worded(self.title, ""):
             inverse = inverse_of(self.name, curvature, solver, None if self.damping == "auto" else self.damping)
             values = self_influence(inverse, self.form)
         told = {"weight decay": decay, "parameters": len(curvature), **derivatives_taken(curvature.backends)}

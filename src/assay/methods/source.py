@@ -8,6 +8,7 @@ $\bar g_{li}$ the mean gradient of the example's loss there.
 """
 
 import dataclasses
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -56,6 +57,12 @@ class Segment:
 
     def _exponents(self, layer: EigenLayer) -> Tensor:
         return _mean(layer, self.sizes) * (layer.values.clamp(min=0) + _mean(layer, self.decay))
+
+
+_LAST: "weakref.WeakKeyDictionary[ModelSource, tuple[object, tuple[list[Segment], tuple[str, ...]]]]" = (
+    weakref.WeakKeyDictionary()
+)
+"""Segments of a source of models that were made last, with EK-FAC, and of what: several targets that are asked for together read the same."""
 
 
 def growth(exponents: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
@@ -225,6 +232,16 @@ class Unrolled(AbstractAttributor):
 
     def _segments(self, evidence: Evidence) -> tuple[list[Segment], tuple[str, ...]]:
         most = None if isinstance(self.checkpoints, str) else self.checkpoints
+        of = self.segments, most, self.factors, self.seed, self.decay
+        last = _LAST.pop(evidence.checkpoints, None)
+        if last is None or last[0] != of:
+            # Let go first, so that two are never there at once.
+            last = None
+            last = of, self._made(evidence, most)
+        _LAST[evidence.checkpoints] = last
+        return last[1]
+
+    def _made(self, evidence: Evidence, most: int | None) -> tuple[list[Segment], tuple[str, ...]]:
         try:
             return segmented(
                 evidence.checkpoints,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..core.errors import AssayError, Mismatch, UsageError, listed
 from ..runs.content import OPENED, Content, evaluated, leaves_of, looked_at, together
-from ..training.batches import placed, size_of
+from ..training.batches import placed, rows, size_of
 from .checkpoints import CheckpointModel
 from .functional import Functional
 from .loop import LoopTraining
@@ -266,6 +266,7 @@ class Agreement:
             first, second = (_losses_of(seen.functional, seen) for _ in range(2))
         close = _closeness(halves.met, first, run, training)
         self._hold_still(first, second, close, positions, kept.epoch)
+        self._hold_apart(kept, first, close)
         recorded = run.content_losses(kept.epoch)
         if content is None or recorded is None or len(recorded) != len(positions):
             if content is not None:
@@ -325,6 +326,30 @@ class Agreement:
             f"The model draws at random also in eval mode: the loss of id {self._run.ids.values[int(positions[at])]} is {float(first[at]):.6g} "
             f"once and {float(second[at]):.6g} the next time. Use nn.Dropout, or F.dropout(..., training=self.training), so that eval() "
             "switches it off."
+        )
+
+    def _hold_apart(self, kept: CheckpointModel, together: Tensor, close: float) -> None:
+        """Compare the losses of a batch with those of its halves; what depends on the examples beside it has no gradients of its own, which is said to who asks for these."""
+        positions, device = self._positions[: self._few], self._training.device
+        if len(positions) < 2:
+            return
+        found = []
+        for part in (slice(0, len(positions) // 2), slice(len(positions) // 2, None)):
+            seen = kept.seen(positions[part], placed(rows(self._batch, part), device))
+            try:
+                with no_trace(self._training.loop.loader, device):
+                    found.append(_losses_of(seen.functional, seen))
+            except UsageError:
+                # A model may be made for batches of one length; what asks it for another says so.
+                return
+        apart = _apart(torch.cat(found), together, close)
+        if not bool(apart.any()):
+            return
+        at = int(apart.nonzero()[0])
+        self._training.coupled_losses = (
+            f"The loss of id {self._run.ids.values[int(positions[at])]} is {float(together[at]):.6g} in a batch of {len(positions)} examples and {float(torch.cat(found)[at]):.6g} "
+            "in half of it, in eval mode: it depends on the examples beside it, as by a mean over the batch, so that single examples have no gradients of their own. Give "
+            "losses= (or a model) by which each example's loss is its own."
         )
 
 

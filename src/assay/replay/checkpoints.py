@@ -106,7 +106,16 @@ class CheckpointModel:
         return tuple(places[id(parameter)] for parameter in layer.parameters() if id(parameter) in places)
 
     def batches(self, size: int | None = None, positions: Int[Tensor, " some"] | None = None) -> Iterator[ModelBatch]:
-        """Every example once, or those at these positions, without augmentation."""
+        """Every example once, or those at these positions, without augmentation.
+
+        Raises:
+            UsageError: An example's loss depends on the examples beside it.
+        """
+        if self._replay.training.coupled_losses:
+            raise UsageError(self._replay.training.coupled_losses)
+        yield from self._batches(size, positions)
+
+    def _batches(self, size: int | None = None, positions: Int[Tensor, " some"] | None = None) -> Iterator[ModelBatch]:
         every = torch.arange(len(self._replay.run.ids)) if positions is None else positions
         for part in every.split(size or BLOCK):
             yield self.seen(part, self._replay.training.clean(part))
@@ -158,10 +167,10 @@ class CheckpointModel:
             UnknownName: No module has that name.
             UsageError: There are no logits of a batch, or a layer does not give rows.
         """
-        first = next(self.batches())
+        first = next(self._batches())
         yield from layered(
             first.functional.model,
-            lambda: ((one.positions, one.batch) for one in self.batches()),
+            lambda: ((one.positions, one.batch) for one in self._batches()),
             lambda batch: first.functional.predicted(first.params, first.buffers, batch)[0],
             len(self._replay.run.ids),
             names,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..core.errors import UsageError, listed
+from ..core.errors import LossesReadParameters, UsageError, listed
 from ..maths import curvature
 from ..maths.derivatives import (
     CHUNK_BYTES,
@@ -511,9 +511,9 @@ class Functional:
             outputs, _ = self._split(params, buffers, batch)
             _, losses = self._split(at, buffers, batch, [value.detach() for value in outputs])
         if losses.requires_grad:
-            raise UsageError(
+            raise LossesReadParameters(
                 "The losses read parameters beside what the model returns, such as a regulariser does, so they are no function of its outputs, "
-                "and there is no Gauss-Newton matrix; leave that part to the optimizer's weight_decay, or choose curvature=hessian."
+                "and there is no Gauss-Newton matrix; leave that part to the optimizer's weight_decay."
             )
         self._splits = True
 
