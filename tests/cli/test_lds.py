@@ -7,7 +7,6 @@ import pytest
 
 from assay.experiments.lds import name_of
 from assay.runs.artefacts import load_lds
-from assay.runs.run import Run
 from cli.shell import SMALL, finish, here, sentence, start, wait_until
 
 GRID = ("--subsets", "5", "--queries", "4", "--other-seeds", "2", "--executor", "inline")
@@ -26,8 +25,9 @@ def run(tmp_path_factory):
 def test_the_tables_say_it_all_and_the_same_command_goes_on(run, capsys):
     code, out, _ = here(capsys, "lds", run, "tracin", "sgd_influence", *GRID)
     assert code == 0 and "lds 15/15" in out
-    made = load_lds(Run(run).paths.lds("validation-32-5"))
-    assert name_of(made) == "validation-32-5" and f"Saved in {Run(run).paths.lds('validation-32-5')}." in out
+    (path,) = (run / "lds").glob("validation-32-5-*.json")
+    made = load_lds(path)
+    assert name_of(made) == path.stem and f"Saved in {path}." in out
     assert "32 of 318 examples left out together, 5 subsets; target validation, 79 rows." in out
     assert "LDS: mean rho over 4 queries" in out and "Rho of the whole target" in out
     flat = re.sub(r"\s+", " ", out)
@@ -36,9 +36,11 @@ def test_the_tables_say_it_all_and_the_same_command_goes_on(run, capsys):
     assert "one other retraining: the losses under one of the 2 other seeds against the mean of the rest" in out
     code, out, _ = here(capsys, "lds", run, "tracin", "sgd_influence", *GRID)
     assert code == 0 and "lds 15/15 taken from an earlier run" in out
-    assert load_lds(Run(run).paths.lds("validation-32-5")).fingerprint == made.fingerprint
+    assert list((run / "lds").iterdir()) == [path] and load_lds(path).fingerprint == made.fingerprint
+    code, out, _ = here(capsys, "lds", run, "tracin", *GRID)
+    assert code == 0 and len(list((run / "lds").iterdir())) == 2 and load_lds(path).fingerprint == made.fingerprint
     code, out, _ = here(capsys, "inspect", run)
-    assert code == 0 and re.search(r"lds +validation-32-5", out)
+    assert code == 0 and re.search(rf"lds +.*{path.stem}", out)
 
 
 def test_other_seeds_alone_and_leave_one_out(run, capsys):
@@ -46,7 +48,9 @@ def test_other_seeds_alone_and_leave_one_out(run, capsys):
     code, out, _ = here(capsys, "lds", run, "aum", *alone)
     flat = " ".join(out.split())
     assert code == 0 and "LDS: mean" not in flat and "1 of 318 examples left out together, 4 subsets" in flat
-    assert load_lds(Run(run).paths.lds("validation-1-4")).truths == ("other seeds",)
+    assert "aum does not predict the loss of 'validation'" in flat
+    (path,) = (run / "lds").glob("validation-1-4-*.json")
+    assert load_lds(path).truths == ("other seeds",)
 
 
 @pytest.mark.parametrize(
@@ -82,5 +86,5 @@ def test_one_that_is_killed_goes_on_where_it_was(run, tmp_path):
     assert (code, err) == (0, "") and kept - 1 <= taken <= kept
     again = shutil.copytree(run, tmp_path / "again", ignore=shutil.ignore_patterns("trials", "lds"))
     assert finish(start("lds", again, *command[2:], cwd=tmp_path))[0] == 0
-    whole, resumed = (load_lds(folder / "lds/validation-5-150.json") for folder in (again, mine))
+    whole, resumed = (load_lds(path) for folder in (again, mine) for path in (folder / "lds").iterdir())
     assert whole.fingerprint == resumed.fingerprint

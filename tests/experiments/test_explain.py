@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import assay
-from assay.core.errors import Mismatch, UnknownName, UsageError
+from assay.core.errors import Mismatch, MissingEvidence, NumericalError, UnknownName, UsageError
 from assay.core.explanation import Behind
 from assay.experiments.attribute import attribute
 from assay.experiments.evidence import open_replay
@@ -207,10 +207,30 @@ def test_what_cannot_be_is_refused(held):
             "shapley trains learners on the data of a plan .*; explain by a method that plays no game",
         ),
         ({"example": one, "method": "tracin:target=test"}, UsageError, "leave the option target out"),
+        ({"example": one, "method": "influence:reduce=max"}, UsageError, "here is only one; leave reduce=max out"),
+        (
+            {"example": one, "method": "knn_shapley:features=rows:X"},
+            UsageError,
+            "of the query there are none; choose features=inputs",
+        ),
         ({"query": (torch.zeros(1), 0)}, UsageError, "give query= as the path of a file"),
     ):
         with pytest.raises(kind, match=words):
             explain(held, **given)
+
+
+def test_errors_and_warnings_call_the_method_as_it_was_asked_for(held, tmp_path):
+    one = held.ids.values[0].item()
+    for method, kind, words in (
+        ("influence:iterations=1,rtol=1e-12", NumericalError, r"^influence:iterations=1,rtol=1e-12: conjugate"),
+        ("trak:checkpoints=99", MissingEvidence, r"^trak:checkpoints=99 compares"),
+    ):
+        with pytest.raises(kind, match=words):
+            explain(held, one, method=method)
+    inputs = load_data(plan_of(held)).train.inputs[2].numpy()
+    np.save(tmp_path / "mine.npy", inputs)
+    (said,) = [words for words in explain(held, query=str(tmp_path / "mine.npy"), k=1).warnings if "helps itself" in words]
+    assert said == "The input of the query is also the input of a training example, which then helps itself."
 
 
 def test_a_saved_one_comes_back_and_stands_on_the_page(held, tmp_path):

@@ -17,7 +17,7 @@ from assay.experiments import retraining
 from assay.experiments.attribute import attribute
 from assay.experiments.lds import LeaveOutGrid, lds, name_of
 from assay.experiments.plan import plan_of
-from assay.runs.artefacts import load_lds
+from assay.runs.artefacts import load_lds, save_lds
 from assay.training.batches import TrainingData
 from assay.training.loop import train
 from experiments import small
@@ -121,6 +121,23 @@ def test_suspicion_has_its_sign_turned(held):
     assert made.single == ()
 
 
+def test_who_does_not_predict_the_target_is_named(held):
+    made = lds(held, ["self_influence:solver=cholesky", "tracin:target=self", "loo"], grid=LeaveOutGrid(subsets=4, queries=2))
+    assert [words for words in made.warnings if "does not predict" in words] == [
+        f"{title} does not predict the loss of 'validation': it ranks suspects, and its rho says whether that loss is lower without those that it suspects."
+        for title in ("self_influence:solver=cholesky", "tracin:target=self")
+    ]
+
+
+def test_options_without_values_per_query_leave_rho_of_the_whole_target(held):
+    options = ["tracin:every=step", "sgd_influence:checks=1", "knn_shapley:target=others,features=inputs"]
+    made = lds(held, [*options, "tracin"], grid=LeaveOutGrid(subsets=4, queries=2))
+    assert {one.method for one in made.single} == {"tracin"}
+    assert made.methods == (*(assay.methods.parse(one).title for one in options), "tracin")
+    said = [words for words in made.warnings if words.startswith("LDS over queries is left out: ")]
+    assert len(said) == 3 and said[0].endswith("tracin:every=step has no value per query; leave every=step out.")
+
+
 def test_a_window_that_the_trainings_do_not_keep_to_is_said(held):
     grid = LeaveOutGrid(subsets=4, queries=2)
     made = lds(held, ["sgd_influence:window=last", "sgd_influence"], grid=grid)
@@ -169,6 +186,30 @@ def test_what_is_finished_is_not_trained_again(mine, monkeypatch):
     groups.clear()
     lds(mine, ["tracin"], grid=GRID, save="recompute")
     assert len(groups) == 6 and len(fresh) == 12
+
+
+def test_no_result_takes_the_place_of_another(mine):
+    grid = LeaveOutGrid(subsets=4, queries=2)
+    old = lds(mine, ["tracin"], grid=grid)
+    # As earlier versions named it.
+    save_lds(old, mine.paths.lds("validation-32-4"))
+    asked = [
+        (["tracin"], grid),
+        (["aum"], grid),
+        (["tracin"], dataclasses.replace(grid, queries=3)),
+        (["tracin"], dataclasses.replace(grid, draw=3)),
+        (["tracin"], dataclasses.replace(grid, other_seeds=1)),
+        (["tracin"], dataclasses.replace(grid, form="removed")),
+    ]
+    made = [lds(mine, methods, grid=one, save=True) for methods, one in asked]
+    again = lds(mine, ["tracin"], grid=grid, save=True)
+    assert name_of(again) == name_of(made[0]) and len(list(mine.paths.lds("x").parent.iterdir())) == 7
+    assert [load_lds(mine.paths.lds(name_of(one))).fingerprint for one in made] == [one.fingerprint for one in made]
+    assert name_of(load_lds(mine.paths.lds(name_of(made[3])))) == name_of(made[3])
+    assert load_lds(mine.paths.lds("validation-32-4")).fingerprint == old.fingerprint
+    # Draws may come to the same numbers.
+    other = dataclasses.replace(old, lineage=dataclasses.replace(old.lineage, seed=9))
+    assert name_of(other) != name_of(old) == name_of(made[0])
 
 
 def test_nothing_is_kept_unless_asked(mine):

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 
@@ -199,3 +201,11 @@ def test_a_subset_takes_part_before_anything_is_held_out_or_planted():
 def test_a_setting_of_before_is_read_under_its_new_name():
     old = Plan.make({"data": "digits", "recipe": {"ragged": "even"}})
     assert old.training.last_batch == "even" and old == Plan.make({"data": "digits", "recipe": {"last_batch": "even"}})
+
+
+def test_a_plan_that_names_a_function_for_a_method_that_cannot_run_live_runs_no_code(tmp_path, monkeypatch):
+    (tmp_path / "evil_output.py").write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UsageError, match=r"trak:output=evil_output\.f cannot run live"):
+        Plan.make({"data": "digits", "record": {"live": ["trak:output=evil_output.f"]}})
+    assert "evil_output" not in sys.modules

@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -29,6 +32,8 @@ REFUSED = [
     "output=methods.nowhere.function",
     "output=torch.exp",
     "output=methods.test_trak.brier@00000000",
+    "output=.brier",
+    "output=..methods.test_trak.brier",
     "kernel=rbf",
     "projection=sparse",
     "project=0",
@@ -366,6 +371,34 @@ def constant(logits, labels):
 def test_an_output_function_that_gives_no_number_of_each_row_is_refused(world, function):
     with pytest.raises(UsageError, match=r"let it give one number for each row that depends on the logits"):
         attributed(world, f"trak:output=methods.test_trak.{function.__name__}")
+
+
+def test_an_output_function_that_cannot_be_imported_is_one_sentence_with_a_cure(tmp_path, monkeypatch):
+    for name, code in {"my_output": "def gap(logits, labels):\n    return logits[:, 0]\n", "broken_output": "1 +\n"}.items():
+        (tmp_path / f"{name}.py").write_text(code)
+    (tmp_path / "lacking_output.py").write_text("import no_such_package\n")
+    monkeypatch.chdir(tmp_path)
+    # As a console script has it: its own folder and not the current one.
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    with pytest.raises(
+        UsageError, match=r"Python finds no module my_output on its path, .* \(PYTHONPATH=\. is the current one\)"
+    ):
+        assay.methods.parse("trak:output=my_output.gap")
+    cured = {**os.environ, "PYTHONPATH": os.pathsep.join([".", *filter(None, [os.environ.get("PYTHONPATH")])])}
+    code = "from assay.methods import parse; print(parse('trak:output=my_output.gap').title)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, env=cured, capture_output=True, text=True)
+    assert done.stdout.startswith("trak:output=my_output.gap@"), done.stderr
+    monkeypatch.syspath_prepend(tmp_path)
+    for output, words in (
+        ("broken_output.gap", r"broken_output cannot be imported \(SyntaxError: .*\); mend that first\.$"),
+        ("lacking_output.gap", "lacking_output cannot be imported .*No module named 'no_such_package'"),
+        ("my_output.part.gap", r"there is no module my_output\.part; give the dotted name of a function that is there\.$"),
+        ("my_output.nobody", "my_output has no function of Python of that name"),
+        (".gap", "no dotted name of a function of yours; give one of these"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            assay.methods.parse(f"trak:output={output}")
+    assert assay.methods.parse("trak:output=my_output.gap").title.startswith("trak:output=my_output.gap@")
 
 
 def test_the_code_of_an_output_function_stands_in_the_title(monkeypatch):

@@ -31,7 +31,7 @@ def lds_(
     over the subsets holds the sum of the values left out against the loss after training: for each drawn query, if the method has values per
     query (their mean is LDS), and for the whole target.
     Every finished training is kept, so that the same command goes on where it was stopped, and other methods or queries cost no
-    training. The result is saved in the run's folder, lds/.
+    training. The result is saved in the run's folder, lds/, beside those of other methods, queries and draws.
 
     Example: assay lds runs/digits tracin sgd_influence --subsets 100 --share 0.1 --other-seeds 3
 

@@ -1,9 +1,10 @@
 """Explain: from a recorded run and one query to the training examples behind its prediction."""
 
 import base64
+import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from .. import __version__
 from ..core.arguments import checked_arguments
-from ..core.errors import MissingEvidence, UnknownName, UsageError, listed
+from ..core.attribution import AbstractAttributor
+from ..core.errors import AssayError, MissingEvidence, UnknownName, UsageError, listed
 from ..core.explanation import Behind, Explanation, LabelFrom
+from ..core.features import DATA
 from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractMethod
 from ..core.needs import Need
@@ -35,7 +38,7 @@ from .evidence import Agreed, gather_together, known_mean_probs
 from .models import members_of, open_models
 from .plan import has_plan, load_data, plan_of
 from .request import Request
-from .scorable import is_replayed
+from .scorable import inputs_asked, is_replayed
 from .score import score
 from .targets import TRAINED_ON
 
@@ -133,7 +136,8 @@ def explain(
     number, label_from = _label(run, asked, label, predicted)
     targets: dict[str, Given] = {QUERY: asked.rows(number)}  # type: ignore[dict-item]
     how = replay_config if is_replayed(run, aimed) else None
-    (scores,) = score(run, aimed, strict=True, loop=loop, targets=targets, replay_config=how).values()
+    with _as_named(named, aimed):
+        (scores,) = score(run, aimed, strict=True, loop=loop, targets=targets, replay_config=how).values()
     helps = -scores.direction.sign * scores.values
     ends = []
     for helpful in (True, False):
@@ -169,7 +173,9 @@ def explain(
             seconds=time.perf_counter() - began,
             folder=str(run.folder),
         ),
-        warnings=tuple(filter(None, (asked.note, _unscored(scores), *_known(scores.warnings, asked)))),
+        warnings=tuple(
+            _said(words, named, aimed) for words in (asked.note, _unscored(scores), *_known(scores.warnings, asked)) if words
+        ),
         diagnostics=scores.diagnostics,
     )
     if save:
@@ -187,7 +193,7 @@ def _aimed(method: str | AbstractMethod) -> tuple[AbstractMethod, AbstractMethod
     """The method as it was named, and with the query as its target.
 
     Raises:
-        UsageError: It has no target, or one was named.
+        UsageError: It has no target, or one was named; or an option means nothing for one query.
     """
     named = parse(method)
     fields = {field.name: field for field in dataclasses.fields(named)}  # type: ignore[arg-type]
@@ -197,7 +203,34 @@ def _aimed(method: str | AbstractMethod) -> tuple[AbstractMethod, AbstractMethod
         raise UsageError(f"{named.title} does not say what an example is worth to one prediction; choose {' or '.join(able)}.")
     if getattr(named, "target", None) != fields["target"].default:
         raise UsageError(f"{named.title}: the target is the query here; leave the option target out.")
+    if isinstance(named, AbstractAttributor) and named.reduce != "mean":
+        raise UsageError(
+            f"{named.title}: reduce= makes one number of many queries, and here is only one; leave reduce={named.reduce} out."
+        )
+    if rows := [one for one in inputs_asked(aimed) if one != DATA]:
+        raise UsageError(
+            f"{named.title} reads rows named {rows[0]!r}, and of the query there are none; choose features=inputs or features=penultimate."
+        )
     return named, aimed
+
+
+def _said(words: str, named: AbstractMethod, aimed: AbstractMethod) -> str:
+    """A sentence in the user's words, who gave the method no target."""
+    return words.replace(aimed.title, named.title).replace(f"target {QUERY!r}", "the query")
+
+
+@contextlib.contextmanager
+def _as_named(named: AbstractMethod, aimed: AbstractMethod) -> Iterator[None]:
+    """Puts errors into the user's words.
+
+    Raises:
+        AssayError: The same error.
+    """
+    try:
+        yield
+    except AssayError as error:
+        error.args = tuple(_said(one, named, aimed) if isinstance(one, str) else one for one in error.args)
+        raise
 
 
 def _query(run: Run, replay: Replay, example: int | str | None, query: Any, loop: Loop | None) -> _Query:

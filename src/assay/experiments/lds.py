@@ -156,11 +156,12 @@ def lds(
 
     Args:
         run: The run.
-        methods: Names, `"name:option=value,..."`, or methods, whose values say whether an example helps or harms; all of one target.
+        methods: Names, `"name:option=value,..."`, or methods, whose values say whether an example helps or harms; all of one target. Those
+            without a target rank suspects, which the result's warnings say.
         grid: What is left out, and how it is trained.
         save: Keep the result and every finished training in the run's folder, and take from there what an earlier call finished, whatever
-            its methods and queries; `"recompute"` takes nothing from there. Not with `loop`, since a later call cannot check that its loop is
-            the same.
+            its methods and queries; `"recompute"` takes nothing from there. Results of other methods, queries or draws stay beside it. Not with
+            `loop`, since a later call cannot check that its loop is the same.
         loop: The `Loop` that describes your own training loop; not for runs with a plan.
         targets: With `loop`: the target by name, as (inputs, labels) or Examples. A plan has its own targets.
         replay_config: How far replayed parameters may differ from the recorded ones.
@@ -208,7 +209,16 @@ def lds(
         # What helps makes the loss rise where it is left out.
         helps = -method.direction.sign * scores.values
         whole[method.title] = np.array([[float(helps[group].sum())] for group in groups])
-        if isinstance(method, AbstractAttributor):
+        if not method.asks.named_targets:
+            warned.append(
+                f"{method.title} does not predict the loss of {name!r}: it ranks suspects, and its rho says whether that loss is lower without those "
+                "that it suspects."
+            )
+        if not isinstance(method, AbstractAttributor):
+            continue
+        if why := _no_queries(method):
+            warned.append(f"LDS over queries is left out: {why}")
+        else:
             single[method.title] = -method.direction.sign * _sums(run, method, name, drawn, groups, request).numpy()
     trainings = _Trainings(run, plan, replay, name, grid, request)
     measured = trainings.all(groups)
@@ -258,11 +268,14 @@ def lds(
 
 
 def name_of(made: LDS) -> str:
-    """Name under which an LDS is saved in the run's folder: its target, how many examples each of how many subsets leaves out, and the form.
+    """Name under which an LDS is saved in the run's folder: its target, how many examples each of how many subsets leaves out, the form, and a hash.
 
-    One of other methods or seeds takes its place; the trainings stay.
+    One of other methods, queries, seeds or subsets, or of other numbers, has another name.
     """
-    return f"{made.target}-{made.left_out}-{made.subsets}" + ("" if made.form == "weight" else f"-{made.form}")
+    lineage = made.lineage or Lineage("")
+    content = fingerprint(made.fingerprint, repr(lineage.seed), repr(sorted(lineage.parents.items())))
+    form = "" if made.form == "weight" else f"-{made.form}"
+    return f"{made.target}-{made.left_out}-{made.subsets}{form}-{content[:8]}"
 
 
 def _checked(
@@ -343,6 +356,15 @@ def _scores(run: Run, method: AbstractMethod, request: Request):
         raise UsageError(words)
     order = scores.ids.positions(run.ids, scores.title)
     return scores if scores.ids == run.ids else dataclasses.replace(scores, ids=run.ids, values=scores.values[order])
+
+
+def _no_queries(method: AbstractAttributor) -> str:
+    """Why a method gives no value per query with these options, as a sentence; empty if it gives one."""
+    try:
+        _ = method.query_set
+    except UsageError as error:
+        return str(error)
+    return ""
 
 
 def _sums(

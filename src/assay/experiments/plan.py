@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .. import data, methods, nets
 from ..core import options
+from ..core.accumulators import AbstractAccumulator, AbstractStepMethod
 from ..core.arguments import described
 from ..core.errors import Mismatch, RunError, UnknownName, UsageError, reading
 from ..core.lineage import fingerprint
@@ -30,7 +31,7 @@ from ..data.splitting import held_out, subset
 from ..data.transforms import augment
 from ..maths import draws
 from ..policies import parse_live
-from ..replay.live_methods import check_live
+from ..replay.live_methods import NOT_LIVE, check_live
 from ..runs.disk import read_bytes
 from ..runs.recording import Recording
 from ..runs.run import Run
@@ -350,6 +351,11 @@ class Plan(pydantic.BaseModel):
             UnknownName: No such method or option.
             UsageError: A method cannot be computed during training, or is named twice.
         """
+        # By name first: a method may import what an option names, and a run's file from elsewhere must run no code.
+        for spec in self.record.live:
+            kind = methods.catalogue().get(options.split(spec)[0])
+            if kind is not None and not issubclass(kind, (AbstractStepMethod, AbstractAccumulator)):
+                raise UsageError(f"{spec} {NOT_LIVE}")
         found = tuple(methods.parse(spec) for spec in self.record.live)
         check_live(found)
         return found

@@ -191,21 +191,16 @@ def own_function(name: str) -> tuple[Callable[[Tensor, Tensor], Tensor], str]:
         The function, and its name with the digest.
 
     Raises:
-        UsageError: There is no such function of Python, or its code is another.
+        UsageError: There is no such function of Python, it cannot be imported, or its code is another.
     """
     dotted, _, wanted = name.partition("@")
     module, _, last = dotted.rpartition(".")
-    found: Any = None
-    try:
-        found = getattr(importlib.import_module(module), last, None)
-    except ImportError as error:
-        why = f"{module} cannot be imported: {' '.join(str(error).split())}"
-    else:
-        why = f"{module} has no function of Python of that name"
+    found: Any = getattr(_module(module, name), last, None)
     code = getattr(found, "__code__", None)
     if code is None:
         raise UsageError(
-            f"output={name}: {why}; give {', '.join(OUTPUTS)}, or the dotted name of your function of logits and classes, which can be imported from here."
+            f"output={name}: {module} has no function of Python of that name; give {', '.join(OUTPUTS)}, or the dotted name of your function of logits and "
+            "classes."
         )
     # The digest stands in the title, so that values of another function are never taken for those of this one.
     digest = _digest(code)[:8]
@@ -214,6 +209,25 @@ def own_function(name: str) -> tuple[Callable[[Tensor, Tensor], Tensor], str]:
             f"output={name}: the function's code is another now, {digest}; leave out what stands after the @ to use it."
         )
     return found, f"{dotted}@{digest}"
+
+
+def _module(module: str, name: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        absent = error.name if isinstance(error, ModuleNotFoundError) else None
+        if absent == module.partition(".")[0]:
+            # The current folder is not searched: a run's own file may name a function, and a folder from a stranger must run no code.
+            why = (
+                f"Python finds no module {absent} on its path, on which the current folder need not be; set PYTHONPATH to the folder that holds it "
+                f"(PYTHONPATH=. is the current one), or give {', '.join(OUTPUTS)}"
+            )
+        elif absent is not None and f"{module}.".startswith(f"{absent}."):
+            why = f"there is no module {absent}; give the dotted name of a function that is there"
+        else:
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            why = f"{module} cannot be imported ({said}); mend that first"
+        raise UsageError(f"output={name}: {why}.") from error
 
 
 def _digest(code: types.CodeType) -> str:
@@ -313,9 +327,11 @@ class Trak(AbstractAttributor):
         if not (math.isfinite(self.damping) and self.damping >= 0):
             raise UsageError(f"{self.title}: damping={self.damping} is not a number from 0 on.")
         if self.output not in OUTPUTS:
-            if "." not in self.output:
+            parts = self.output.partition("@")[0].split(".")
+            if len(parts) < 2 or not all(map(str.isidentifier, parts)):
                 raise UsageError(
-                    f"{self.title}: output={self.output} is none of {', '.join(OUTPUTS)}, and no dotted name of a function of yours."
+                    f"{self.title}: output={self.output} is none of {', '.join(OUTPUTS)}, and no dotted name of a function of yours; give one of these, "
+                    "such as mine.gap for gap in mine.py."
                 )
             object.__setattr__(self, "output", own_function(self.output)[1])
         unread = {

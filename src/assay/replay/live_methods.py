@@ -273,6 +273,9 @@ class LiveMethods:
         return checked(method, Evidence(self._ids, self._classes), result, met)
 
 
+NOT_LIVE = "cannot run live; it reads neither epochs nor steps one by one. Score the finished run instead."
+
+
 def check_live(methods: Sequence[AbstractMethod]) -> None:
     """Refuse methods that cannot run along.
 
@@ -292,9 +295,7 @@ def check_live(methods: Sequence[AbstractMethod]) -> None:
             except MissingEvidence as error:
                 raise UsageError(f"{method.title} cannot run live: {error}") from error
         elif not isinstance(method, AbstractAccumulator):
-            raise UsageError(
-                f"{method.title} cannot run live; it reads neither epochs nor steps one by one. Score the finished run instead."
-            )
+            raise UsageError(f"{method.title} {NOT_LIVE}")
         elif not any(epoch in method.epochs_read(epoch + 1) for epoch in range(method.fewest_epochs + 1)):
             raise UsageError(
                 f"{method.title} cannot run live: it must know the last epoch beforehand. Score the finished run instead."

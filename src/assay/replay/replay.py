@@ -825,9 +825,13 @@ class Replay:
             MissingEvidence: It was not kept.
         """
         if epoch not in self.kept:
+            there = ", ".join(str(one) for one in self.kept if one >= 0) or "none"
+            if epoch >= self.run.epochs:
+                raise MissingEvidence(
+                    f"{self.run.folder} kept no model of epoch {epoch}: it has {self.run.epochs} epochs, counted from 0, and kept models of {there}; choose one of these."
+                )
             raise MissingEvidence(
-                f"{self.run.folder} kept no model of epoch {epoch}; it kept {', '.join(map(str, self.kept))} (-1 is the state before "
-                "training). Record with Recording(checkpoints='every')."
+                f"{self.run.folder} kept no model of epoch {epoch}, counted from 0, but of {there}. Choose one of these, or record with Recording(checkpoints='every')."
             )
         kept = names_inside(self.run.model(epoch), self.training.model)
         now = self.training.model.state_dict()
