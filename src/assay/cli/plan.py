@@ -168,7 +168,7 @@ def plan_(
         say(seeds_needed(load_decision(decision_of(opened, decision)), detect, run=opened).sentence)
 
 
-STEPS = "Steps alone were measured: reading data, starting processes and evaluating are not in it, nor is waiting in a cluster's queue."
+STEPS = "Steps alone were measured: reading data, starting processes, evaluating and scoring are not in it, nor is waiting in a cluster's queue."
 GAMES = (
     "Trainings were measured with what they predict, as the game makes them, and counted to its last draw: error= and truncate= may end it sooner. Learners that are trained many "
     "at once, or grow by an example at a time, stay in one process."

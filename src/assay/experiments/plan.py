@@ -627,7 +627,8 @@ def _refusal(error: pydantic.ValidationError) -> UsageError:
     if first["type"] == "extra_forbidden":
         return UnknownName("setting of a plan", where, _settings())
     if first["type"] == "missing":
-        return UsageError(f"The plan needs a value for {where}.")
+        flag = "" if "." in where else f"; give it as --{where} (in Python {where}=), or write it into the plan"
+        return UsageError(f"The plan needs a value for {where}{flag}.")
     said = first.get("ctx", {}).get("error")
     if isinstance(said, UnknownName):
         return said

@@ -56,6 +56,10 @@ def written(found: AnyStudy, folder: str | Path, page: str) -> Path:
     return paths.page
 
 
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any], inside: str = "") -> str:
+    """The first setting that differs, of tables the first inside of them."""
     name = next(name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name))
-    return f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
+    was, now = old.get(name), new.get(name)
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        return _difference(was, now, f"{inside}{name}.")
+    return f"{inside}{name} was {was!r} and is {now!r}"
