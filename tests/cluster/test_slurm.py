@@ -319,6 +319,18 @@ class TestOnACluster:
             assert dict(results) == {"a": "a", "b": "b"}
         assert [len((tmp_path / name).read_text().splitlines()) for name in "ab"] == [1, 1], "nothing ran twice"
 
+    def test_a_job_that_is_being_ended_is_not_taken_up(self, pool, tmp_path):
+        def calls():
+            return [Call("waits", wait, (tmp_path / "begun", tmp_path / "go", "done"), "key")]
+
+        first = pool()
+        first.send(calls(), {"waits": tmp_path / "waits.log"}, 1)
+        until(lambda: (tmp_path / "begun").exists())
+        first.stop()
+        (tmp_path / "go").touch()
+        with pool() as second:
+            assert dict(run_all(second, calls(), tmp_path / "logs")) == {"waits": "done"}
+
     def test_ctrl_c_ends_the_jobs(self, pool, tmp_path):
         slurm = pool()
         futures = slurm.send(

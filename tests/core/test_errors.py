@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 from assay.core import errors
 
 CODES = {
-    "AssayError": 1, "UndeclaredNeed": 1, "UsageError": 2, "UnknownName": 2, "OutputExists": 2, "MissingEvidence": 3, "Mismatch": 4,
+    "AssayError": 1, "UndeclaredNeed": 1, "UsageError": 2, "UnknownName": 2, "NoGaussNewton": 2, "OutputExists": 2, "MissingEvidence": 3, "Mismatch": 4,
     "RunError": 5, "RunLocked": 5, "NotWritten": 5, "NumericalError": 6, "BadScores": 6, "TrialFailed": 7,
 }  # fmt: skip
 

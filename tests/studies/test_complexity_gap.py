@@ -79,7 +79,7 @@ def test_the_same_command_trains_nothing_and_other_settings_are_refused(made, mo
     monkeypatch.setattr(trainings, "train_arm", None)
     again = study_complexity_gap(folder, SMALL, scale="tiny", grid=GRID)
     assert again.fingerprint == study.fingerprint == load_study(folder).fingerprint
-    with pytest.raises(OutputExists, match="plant was"):
+    with pytest.raises(OutputExists, match=r"plant\.kind was"):
         study_complexity_gap(folder, {**SMALL, "plant": {"kind": "pair", "rate": 0.1}}, scale="tiny", grid=GRID)
 
 
@@ -115,12 +115,14 @@ def test_known_wrong_labels_are_taken_and_none_are_planted(tmp_path):
         ("tiny", {}, {"metrics": ("aum", "aum")}, UsageError, "each once"),
         ("tiny", {}, {"rep_num": 0}, UsageError, "repeats=0 is below 1"),
         ("tiny", {"models": 2}, {}, UsageError, "leave models"),
+        ("tiny", {"plant": {"kind": "blur", "rate": 0.1}}, {}, UsageError, "0 of 797 labels are wrong, and this study detects"),
+        ("tiny", {"plant": {"kind": "uniform", "rate": 0.0}}, {}, UsageError, "0 of 797 labels are wrong"),
     ],
 )
 def test_what_cannot_be_studied_is_refused(scale, settings, grid, error, words, tmp_path):
     with pytest.raises(error, match=words):
         study_complexity_gap(tmp_path / "x", settings, scale=scale, grid=ComplexityGapGrid(**grid))
-    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "x" / "probes").exists()
 
 
 @pytest.mark.parametrize(("grid", "words"), [({"rate": 0.0}, "rate=0"), ({"fractions": (1.5,)}, "fractions: 1.5")])

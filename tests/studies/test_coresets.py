@@ -115,6 +115,8 @@ def test_choices_are_named_once_and_batches_of_fractions_that_there_are():
         ("paper", {}, {}, UsageError, "needs a value for data"),
         ("tiny", {}, {"methods": ("aim",)}, UnknownName, "aum"),
         ("tiny", {}, {"selectors": ("threshold",)}, UsageError, "no option keep"),
+        ("tiny", {}, {"selectors": ("k_center:keep=0.5",)}, UsageError, "k_center:keep=0.5 gives keep, which the study gives"),
+        ("tiny", {}, {"selectors": ("k_center", "zcore:seed=3")}, UsageError, "zcore:seed=3 gives seed"),
         ("tiny", {}, {"selectors": ("top",)}, UnknownName, "top_k"),
         ("tiny", {}, {"methods": ("el2n",)}, UsageError, "reads at least 11 epochs, and the recordings have 4"),
         ("tiny", {}, {"batches": {0.2: 0}}, UsageError, "batches: 0"),

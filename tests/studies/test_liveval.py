@@ -210,6 +210,8 @@ def test_published_results_of_the_sweep():
         ("tiny", {"validation": 0.0}, {}, UsageError, "give validation"),
         ("tiny", {}, {"num_scores": 12}, UsageError, "num_scores=12 is not above 12"),
         ("tiny", {}, {"methods": ("oti", "oti")}, UsageError, "each once"),
+        ("tiny", {}, {"flip_from": "1", "flip_to": "1"}, UsageError, "are both '1', which makes no label wrong"),
+        ("tiny", {}, {"intensity": (0.5, 0.0)}, UsageError, "at 0 an image stays as it is"),
         ("tiny", {}, {"methods": ("loo:window=last",)}, UsageError, "leave window out"),
         ("tiny", {}, {"methods": ("el2n:at=1",)}, UsageError, "reads at least 2 epochs, and the recordings have 1"),
         ("tiny", {}, {"flip_to": "ten"}, UnknownName, "ten"),

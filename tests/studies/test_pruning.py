@@ -69,10 +69,14 @@ class Asked(Exception):
 
 
 @pytest.mark.parametrize(
-    ("data", "budget", "batches", "batch"),
-    [("cifar100", "epochs", {0.2: 64, 0.1: 32}, 128), ("imagenet", "steps", {}, 256)],
+    ("data", "budget", "batches", "batch", "net"),
+    [
+        ("cifar100", "epochs", {0.2: 64, 0.1: 32}, 128, "resnet18"),
+        # A net for images of 32 pixels would see those of 224 unpooled.
+        ("imagenet", "steps", {}, 256, "resnet34:stem=imagenet"),
+    ],
 )
-def test_at_the_scale_paper_batches_and_steps_are_those_of_the_data(monkeypatch, tmp_path, data, budget, batches, batch):
+def test_at_the_scale_paper_batches_steps_and_net_are_those_of_the_data(monkeypatch, tmp_path, data, budget, batches, batch, net):
     def asked(name, protocol, *_):
         raise Asked(protocol)
 
@@ -84,7 +88,7 @@ def test_at_the_scale_paper_batches_and_steps_are_those_of_the_data(monkeypatch,
         return caught.value.args[0]
 
     found = protocol()
-    assert (found.budget, found.batches, found.plan.training.batch) == (budget, batches, batch)
+    assert (found.budget, found.batches, found.plan.training.batch, found.plan.net) == (budget, batches, batch, net)
     found = protocol(budget="epochs", batches={0.1: 8}, fractions=(0.1,))
     assert (found.budget, found.batches) == ("epochs", {0.1: 8})
 

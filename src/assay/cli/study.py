@@ -548,6 +548,9 @@ def show_replication(found: "ReplicationStudy") -> None:
         title = f"{section.name}: {section.measure}{', %' if section.percent else ''}, mean (sd) over {len(found.seeds)} seeds"
         show_table(title, (section.columns, *columns), rows, right=columns)
     show_published(found.published)
+    if found.left_out:
+        off = [(one.section, one.row, one.column, one.why) for one in found.left_out]
+        show_table("Left out", ("section", "row", "column", "why"), off)
     say_all(found)
 
 

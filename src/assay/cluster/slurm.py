@@ -328,8 +328,8 @@ class SlurmExecutor(JobExecutor):
         except OSError:
             return False
         states = self._queue.states([job_id])
-        if not states or job_id not in states:
-            # It may have ended while we asked.
+        if not states or job_id not in states or states[job_id].startswith("COMPLETING"):
+            # It may have ended while we asked; one that is being ended, as after Ctrl-C, gives no result any more, or has given it.
             return self._finished(future)
         future.job_id = job_id
         if Queue.running(states[job_id]):

@@ -4,6 +4,7 @@
   * UndeclaredNeed                    1   a method read what it did not declare (a bug in the method)
   * UsageError (also ValueError)      2   the call is wrong: value, allowed range, nearest names
     * UnknownName                     2   no method, policy, option, dataset or net of that name
+    * NoGaussNewton                   2   losses that are no convex function of what the model returns
     * OutputExists                    2   the place to write to is taken
   * MissingEvidence                   3   the run did not record a need; says how to record it
   * Mismatch                          4   two artefacts do not belong together
@@ -50,8 +51,8 @@ class UsageError(AssayError, ValueError):
     exit_code = 2
 
 
-class LossesReadParameters(UsageError):
-    """There is no Gauss-Newton matrix, because the losses are no function of what the model returns."""
+class NoGaussNewton(UsageError):
+    """The losses have no Gauss-Newton matrix: they are no convex function of what the model returns once."""
 
 
 class UnknownName(UsageError):

@@ -18,7 +18,7 @@ from ..maths.leverage import Form, left_out, one_direction
 from ..maths.solvers import NotPositive, RitzPairs, conjugate_gradients, lanczos, neumann_series
 from .curvature import Curvature, Factors, along_rows, flat_rows, rows_of
 from .curvature import Kind as CurvatureKind
-from .errors import LossesReadParameters, NumericalError, UsageError, listed
+from .errors import NoGaussNewton, NumericalError, UsageError, listed
 from .evidence import Evidence
 from .models import chosen_params
 
@@ -388,7 +388,7 @@ def worded(title: str, kind: str) -> Iterator[None]:
     """
     try:
         yield
-    except LossesReadParameters as error:
+    except NoGaussNewton as error:
         other = " Or choose curvature=hessian with solver=cg." if kind == "gauss_newton" else ""
         raise UsageError(f"{title}: {error}{other}") from error
     except UsageError:
@@ -462,7 +462,7 @@ def inverse_of(
 
     Raises:
         UsageError: Too many parameters for the whole matrix, or what was asked for needs layers with rules.
-        LossesReadParameters: The losses are no function of what the model returns.
+        NoGaussNewton: The losses are no function of what the model returns.
         ValueError: The matrix is not positive definite, or not finite; the message says what helps.
     """
     if solver.kind == "cholesky":
@@ -481,7 +481,7 @@ def inverse_of(
     if solver.kind == "ekfac":
         try:
             basis = curvature.eigenbasis(solver.factors, solver.seed)
-        except LossesReadParameters:
+        except NoGaussNewton:
             raise
         except (UsageError, ValueError) as error:
             raise UsageError(

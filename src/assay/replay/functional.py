@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..core.errors import LossesReadParameters, UsageError, listed
+from ..core.errors import NoGaussNewton, UsageError, listed
 from ..maths import curvature
 from ..maths.derivatives import (
     CHUNK_BYTES,
@@ -431,9 +431,9 @@ class Functional:
             ]
         values, vectors = torch.linalg.eigh(torch.stack(rows_, 1).to(torch.float64))
         if bool((values < -CONVEX * values.abs().amax()).any()):
-            raise UsageError(
+            raise NoGaussNewton(
                 f"A loss is not convex in the outputs of the model: its smallest second derivative is {float(values.min()):.3g}, so that there is no "
-                "square root of it; choose curvature=hessian with solver=cg."
+                "square root of it; give losses= that are convex in the outputs, as cross-entropy is."
             )
         return first.detach(), (vectors * values.clamp(min=0).sqrt()[:, None, :]).to(flat.dtype)
 
@@ -511,7 +511,7 @@ class Functional:
             outputs, _ = self._split(params, buffers, batch)
             _, losses = self._split(at, buffers, batch, [value.detach() for value in outputs])
         if losses.requires_grad:
-            raise LossesReadParameters(
+            raise NoGaussNewton(
                 "The losses read parameters beside what the model returns, such as a regulariser does, so they are no function of its outputs, "
                 "and there is no Gauss-Newton matrix; leave that part to the optimizer's weight_decay."
             )
@@ -649,9 +649,9 @@ def _returned(model: nn.Module, size: int, instead: Callable[[tuple[Tensor, ...]
         what = (
             f"call the model {len(calls)} times" if len(calls) != 1 else "get nothing from the model with a row for each example"
         )
-        raise UsageError(
+        raise NoGaussNewton(
             f"The losses {what}, so they are no function of one set of outputs, and there is no Gauss-Newton matrix; let losses(model, batch) "
-            "call model(...) once, or choose curvature=hessian, or form=exact where the steps are differentiated."
+            "call model(...) once."
         )
 
 

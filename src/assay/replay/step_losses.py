@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.errors import UsageError
+from ..core.errors import NoGaussNewton, UsageError
 from ..core.steps import Curvature
 from ..maths.derivatives import check_twice_differentiable
 from ..maths.params import Params, dot
@@ -85,7 +85,10 @@ class _GaussNewton(StepLosses):
 
     def __init__(self, functional: Functional, leaves: Params, buffers: Params, batch: Any, total: int):
         self._leaves = dict(leaves)
-        outputs, apart, values, self.seen = functional.split_with_statistics(leaves, buffers, batch)
+        try:
+            outputs, apart, values, self.seen = functional.split_with_statistics(leaves, buffers, batch)
+        except NoGaussNewton as error:
+            raise UsageError(f"{str(error).rstrip('.')}, or choose form=exact.") from error
         if any(
             part is not None
             for part in torch.autograd.grad(values.sum(), list(leaves.values()), retain_graph=True, allow_unused=True)

@@ -25,7 +25,7 @@ from ..core.study import ALL, EASY, HARD, RANDOM, Study
 from ..experiments.detection import detect
 from ..experiments.estimate import Work, announce, steps_of
 from ..experiments.execution import Execution
-from ..experiments.plan import Plan, load_data
+from ..experiments.plan import LoadedData, Plan, load_data
 from ..maths.ranking import rank_correlation
 from ..runs.artefacts import load_scores
 from ..runs.paths import RunPaths
@@ -194,6 +194,9 @@ def study_complexity_gap(
     paths = owned(folder, told(plain))
     known = load_data(setup.final(0), anew=True).true_labels is not None
     plans = [_dirty(setup, repetition, None if known else plant) for repetition in range(setup.seeds)]
+    for one in plans:
+        # Before anything is trained.
+        check_detectable(load_data(one))
     work = _work(setup, models)
     announce(execution, work)
     write_plan(
@@ -285,6 +288,20 @@ def _dirty(setup: Setup, repetition: int, plant: dict[str, Any] | None) -> Plan:
     """The plan of the recording with wrong labels."""
     plain = {**setup.probed(repetition, 1.0).plain(), **({} if plant is None else {"plant": plant})}
     return Plan.make(plain)
+
+
+def check_detectable(loaded: LoadedData) -> None:
+    """Refuse data in which no label is wrong, or all are.
+
+    Raises:
+        UsageError: There is nothing to detect.
+    """
+    wrong = 0 if loaded.true_labels is None else int((loaded.train.labels != loaded.true_labels).sum())
+    if not 0 < wrong < len(loaded.train):
+        raise UsageError(
+            f"{wrong} of {len(loaded.train)} labels are wrong, and this study detects wrong ones among right ones; give --rate or a --plant that makes labels wrong, "
+            "such as uniform:rate=0.2, or data with known wrong labels."
+        )
 
 
 def _work(setup: Setup, models: int) -> list[Work]:

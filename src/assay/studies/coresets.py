@@ -158,6 +158,9 @@ def study_coresets(
     scores = each_once(
         "methods", [methods.parse(one).title for one in (preset.methods if grid.methods is None else titled(grid.methods))]
     )
+    for spec in () if grid.selectors is None else titled(grid.selectors):
+        if given := [name for name in ("keep", "seed") if name in options.split(spec)[1]]:
+            raise UsageError(f"selectors: {spec} gives {given[0]}, which the study gives by fractions and seeds; leave it out.")
     found, absent = specs() if grid.selectors is None else ({spec: _needs_score(spec) for spec in titled(grid.selectors)}, {})
     # The control is always there.
     choices = _choices({RANDOM: False, **found}, scores)
