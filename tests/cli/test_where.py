@@ -62,6 +62,25 @@ def test_status_says_how_far_the_trainings_are(capsys, tmp_path):
     assert "the first of them bad" in found["warnings"][0] and "give it again" in found["sentences"][-1]
 
 
+def test_the_status_of_a_study_counts_what_its_recordings_gave_out(capsys, tmp_path):
+    calls = [Call(f"square-{number}", square, (number,)) for number in range(3)]
+    list(run_all(executor("inline"), calls, tmp_path / "logs", "record"))
+    for recording, number in (("a", 3), ("b", 2)):
+        list(run_all(executor("inline"), calls[:number], tmp_path / "probes" / recording / "trials" / "logs", "retrain"))
+    at_work = run_all(executor("inline"), calls, tmp_path / "probes" / "c" / "trials" / "logs", "retrain")
+    next(at_work)
+    _, out, _ = here(capsys, "status", tmp_path, "--json")
+    found = json.loads(out)
+    assert [row[:5] for row in found["tables"][0]["rows"]] == [
+        ["record", 3, 0, 0, 0],
+        ["retrain, of 3 recordings so far", 6, 0, 0, 2],
+    ]
+    assert "at work" in found["sentences"][-1]
+    list(at_work)
+    found = json.loads(here(capsys, "status", tmp_path, "--json")[1])
+    assert found["tables"][0]["rows"][1][1] == 8 and "so far" in found["sentences"][-1]
+
+
 def test_a_call_that_runs_is_told_from_one_that_waits_and_from_one_whose_process_is_gone(capsys, tmp_path):
     calls = [Call(name, square, (1,)) for name in "abcd"]
     results = run_all(executor("inline"), calls, tmp_path / "logs")

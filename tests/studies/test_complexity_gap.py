@@ -117,6 +117,7 @@ def test_known_wrong_labels_are_taken_and_none_are_planted(tmp_path):
         ("tiny", {"models": 2}, {}, UsageError, "leave models"),
         ("tiny", {"plant": {"kind": "blur", "rate": 0.1}}, {}, UsageError, "0 of 797 labels are wrong, and this study detects"),
         ("tiny", {"plant": {"kind": "uniform", "rate": 0.0}}, {}, UsageError, "0 of 797 labels are wrong"),
+        ("tiny", {"plant": {"kind": "uniform", "rate": 0.1}}, {"rate": 0.3}, UsageError, "beside which rate is not read"),
     ],
 )
 def test_what_cannot_be_studied_is_refused(scale, settings, grid, error, words, tmp_path):

@@ -33,9 +33,9 @@ GRID = LiveValGrid(
 
 
 QUICK = {**SMALL, "recipe": {**SMALL["recipe"], "epochs": 1}}
-FEW = dataclasses.replace(
-    GRID, modes=("flip", "early_detection", "train_and_eval"), methods=("oti", "loo:form=renormalised"), n_epochs=(1,), seeds=1
-)
+FEW = LiveValGrid(
+    modes=("flip", "early_detection", "train_and_eval"), methods=("oti", "loo:form=renormalised"), num_flip=(5,), num_scores=12, n_epochs=(1,), seeds=1
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def flipped(run, seed):
 
 
 def test_examples_are_selected_after_epochs_of_their_own(made, tmp_path):
-    grid = dataclasses.replace(FEW, modes=("flip", "train_and_eval"), methods=("oti",), selection_epochs=1)
+    grid = dataclasses.replace(FEW, modes=("flip", "train_and_eval"), methods=("oti",), n_epochs=None, selection_epochs=1)
     found = study_liveval(tmp_path, SMALL, scale="tiny", grid=grid)
     assert {Run(path).epochs for path in StudyPaths(tmp_path).probes.iterdir()} == {1}
     steps = {load_outcome(path).steps for path in StudyPaths(tmp_path).trial("x", 0).parent.glob("*.json")}
@@ -245,3 +245,17 @@ def test_the_scale_tiny_on_real_digits(tmp_path):
     # By chance 12 of 30 are found, 40 %.
     assert found.spread(section, "grand", "12").mean > 0.8 and found.spread(section, LOO, "12").mean > 0.6
     assert set(SCALES) == {"tiny", "small", "paper"} and not found.notes
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        ({"modes": "corrupt", "num_flip": (5,)}, "num_flip is read by flip and early_detection and sweep only"),
+        ({"modes": ("flip", "corrupt"), "n_epochs": (1,)}, "n_epochs is read by early_detection and boundary_detection only"),
+        ({"modes": "flip", "delta_min": (1,)}, "delta_min is read by sweep only"),
+        ({"modes": "early_detection", "selection_epochs": 2}, "selection_epochs is read by"),
+    ],
+)
+def test_what_no_experiment_reads_is_refused(grid, words):
+    with pytest.raises(UsageError, match=words):
+        LiveValGrid(**grid)

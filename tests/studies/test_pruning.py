@@ -181,7 +181,7 @@ def test_what_cannot_be_studied_is_refused(scale, settings, grid, error, words, 
 
 
 @pytest.mark.parametrize(
-    ("grid", "words"), [({"corrupt": 2.0}, "corrupt=2"), ({"window": 0}, "window=0"), ({"budget": "hours"}, "budget='hours'"), ({"fractions": (1.0,)}, "fractions: 1"),
+    ("grid", "words"), [({"corrupt": 2.0}, "corrupt=2"), ({"corrupt_intensity": 2.0}, "corrupt_intensity is read where images are corrupted"), ({"window": 0}, "window=0"), ({"budget": "hours"}, "budget='hours'"), ({"fractions": (1.0,)}, "fractions: 1"),
      ({"methods": ("dule",)}, "No row of this study is named 'dule'"), ({"methods": ("dual", "DUAL")}, "each once"), ({"strata": 0}, "strata=0"),
      ({"methods": "EL2N", "decay": 0.5}, "decay is read by TDDS only, none of which is among EL2N")]
 )  # fmt: skip

@@ -90,6 +90,24 @@ def read_ledgers(logs: Path) -> list[TaskStatus]:
     return [one for _, one in sorted(found, key=lambda pair: pair[0])]
 
 
+def together(tasks: Sequence[TaskStatus], task: str) -> TaskStatus:
+    """Calls of one kind that log into several folders, as one task.
+
+    Args:
+        tasks: How far those of each folder are; at least one.
+        task: What they are called together.
+    """
+    ended = [(one.seconds, one.done) for one in tasks if one.seconds is not None and one.done]
+    open_ = [one for one in tasks if one.running or one.queued]
+    left = [one.seconds_left for one in open_]
+    return TaskStatus(
+        task, tasks[-1].where, sum(one.done for one in tasks), sum(one.running for one in tasks), sum(one.failed for one in tasks),
+        sum(one.queued for one in tasks), next((one.first_failed for one in tasks if one.first_failed), ""), any(one.alive for one in tasks),
+        sum(seconds * done for seconds, done in ended) / sum(done for _, done in ended) if ended else None,
+        None if None in left else sum(one for one in left if one is not None),
+    )  # fmt: skip
+
+
 def _status(logs: Path, said: dict, names: Sequence[str], before: int, alive: bool) -> TaskStatus:
     states = {name: _state(logs / f"{name}.log") for name in names if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name)}
     of = {word: [name for name, (state, _) in states.items() if state == word] for word in (BEGAN, ENDED, FAILED, "")}

@@ -104,6 +104,10 @@ DEVIATIONS = (
 )
 
 
+RATE = 0.2
+"""Fraction of the labels that are made wrong by default."""
+
+
 @dataclasses.dataclass(frozen=True)
 @checked_fields
 class ComplexityGapGrid:
@@ -115,7 +119,7 @@ class ComplexityGapGrid:
         seeds: Number of repetitions.
         probe_epochs: Epochs of the recordings.
         models: Number of models in a recording.
-        rate: Fraction of the labels that are made wrong for mislabel detection, where the plan names no planting of its own.
+        rate: Fraction of the labels that are made wrong for mislabel detection; .2 if None. Not beside a planting of the plan's own, nor for data with known wrong labels.
         rep_num: How often examples of other classes are drawn for the complexity gap.
         unbalance_ratio: How many of them for each example of the class.
 
@@ -128,12 +132,12 @@ class ComplexityGapGrid:
     seeds: int | None = None
     probe_epochs: int | None = None
     models: int | None = None
-    rate: float = 0.2
+    rate: float | None = None
     rep_num: int = 5
     unbalance_ratio: float = 1.0
 
     def __post_init__(self):
-        if not 0 < self.rate < 1:
+        if self.rate is not None and not 0 < self.rate < 1:
             raise UsageError(f"rate={self.rate:g} is outside 0..1, both excluded; give a fraction such as 0.2.")
         if self.fractions is not None:
             fractions_of("fractions", self.fractions)
@@ -187,12 +191,15 @@ def study_complexity_gap(
         counted(grid.seeds, preset.seeds),
         per_class=True,
     )
-    plant = (
-        {"kind": "uniform", "rate": grid.rate} if asked.plant is None else asked.plant.model_dump(mode="json", exclude_none=True)
-    )
+    if grid.rate is not None and asked.plant is not None:
+        raise UsageError("The plan plants wrong labels of its own, beside which rate is not read; leave one of them out.")
+    rate = RATE if grid.rate is None else grid.rate
+    plant = {"kind": "uniform", "rate": rate} if asked.plant is None else asked.plant.model_dump(mode="json", exclude_none=True)
     plain = {"study": "complexity_gap", **setup.plain(), "gaps": gaps, "plant": plant}
     paths = owned(folder, told(plain))
     known = load_data(setup.final(0), anew=True).true_labels is not None
+    if known and grid.rate is not None:
+        raise UsageError("The data have known wrong labels of their own, beside which rate is not read; leave it out.")
     plans = [_dirty(setup, repetition, None if known else plant) for repetition in range(setup.seeds)]
     for one in plans:
         # Before anything is trained.
@@ -207,7 +214,7 @@ def study_complexity_gap(
         asked,
         {
             "metrics": list(metrics[1:]), "fractions": [one for one in setup.fractions if one < 1], "seeds": setup.seeds, "probe_epochs": epochs,
-            "models": models, "rate": grid.rate, "rep_num": grid.rep_num, "unbalance_ratio": grid.unbalance_ratio,
+            "models": models, **({"rate": rate} if asked.plant is None and not known else {}), "rep_num": grid.rep_num, "unbalance_ratio": grid.unbalance_ratio,
         },
         scale,
     )  # fmt: skip

@@ -171,6 +171,14 @@ DEVIATIONS = (
 )
 
 
+READ_BY = {
+    "num_flip": ("flip", "early_detection", "sweep"), "num_corrupt": ("corrupt",), "num_boundary": ("boundary_detection",),
+    "intensity": ("boundary_detection",), "n_epochs": ("early_detection", "boundary_detection"), "fraction": ("train_and_eval",),
+    **dict.fromkeys(WINDOWS, ("sweep",)), "selection_epochs": ("train_and_eval", "flip", "corrupt", "sweep"),
+}  # fmt: skip
+"""The experiments that read an option that not all read."""
+
+
 @dataclasses.dataclass(frozen=True)
 @checked_fields
 class LiveValGrid:
@@ -229,6 +237,11 @@ class LiveValGrid:
         object.__setattr__(self, "modes", each_once("modes", titled(self.modes)))
         if strange := [mode for mode in self.modes if mode not in MODES]:
             raise UnknownName("experiment of this study", str(strange[0]), MODES)
+        for name, modes in READ_BY.items():
+            if getattr(self, name) is not None and not {*modes} & {*self.modes}:
+                raise UsageError(
+                    f"{name} is read by {' and '.join(modes)} only, and the modes are {', '.join(map(str, self.modes))}; leave it out."
+                )
         for name in ("num_flip", "num_corrupt", "num_boundary", "n_epochs", "delta_min", "delta_max", "delta_step"):
             if (values := getattr(self, name)) is not None:
                 object.__setattr__(self, name, numbers_of(name, values, whole=True))
@@ -348,7 +361,10 @@ def study_liveval(
             "liveval",
             work,
             setup.plan,
-            {**setup.grid, "methods": [one.title for one in setup.methods]},
+            {
+                **{name: value for name, value in setup.grid.items() if {*READ_BY.get(name, MODES)} & {*setup.grid["modes"]}},
+                "methods": [one.title for one in setup.methods],
+            },
             scale,
         )
         runs = recordings([_recorded(setup, case) for case in cases], paths, pool, progress)

@@ -224,7 +224,7 @@ class PruningGrid:
         budget: Whether all nets take as many `epochs`, or as many `steps` as on everything; by default epochs, and steps on ImageNet at the scale `paper`.
         batches: Batch sizes by fraction, such as {0.1: 32}; the plan's elsewhere. Empty for the plan's everywhere, which ImageNet has at the scale `paper`.
         corrupt: Fraction of the training images that are corrupted.
-        corrupt_intensity: How far.
+        corrupt_intensity: How far; 1 if None.
         methods: Rows of the tables, such as "EL2N" and "DUAL + beta", whatever the case and signs, and "rs2"; all if None. Random is always the control.
         trajectory_len: Epochs that TDDS reads, whatever is pruned.
         window_size: Its window.
@@ -248,7 +248,7 @@ class PruningGrid:
     budget: Budget | None = None
     batches: Mapping[float, int] | None = None
     corrupt: float = 0.0
-    corrupt_intensity: float = 1.0
+    corrupt_intensity: float | None = None
     methods: str | Sequence[str] | None = None
     trajectory_len: int | None = None
     window_size: int | None = None
@@ -258,14 +258,21 @@ class PruningGrid:
     n_neighbor: int | None = None
     gamma: float | None = None
 
+    @property
+    def far(self) -> float:
+        """How far images are corrupted."""
+        return 1.0 if self.corrupt_intensity is None else self.corrupt_intensity
+
     def __post_init__(self):
         if self.budget not in (None, "epochs", "steps"):
             raise UsageError(f"budget={self.budget!r} is neither 'epochs' nor 'steps'.")
         if self.fractions is not None:
             fractions_of("fractions", self.fractions)
-        if not 0 <= self.corrupt <= 1 or not self.corrupt_intensity > 0:
+        if self.corrupt_intensity is not None and not self.corrupt:
+            raise UsageError("corrupt_intensity is read where images are corrupted; give corrupt too, or leave it out.")
+        if not 0 <= self.corrupt <= 1 or not self.far > 0:
             raise UsageError(
-                f"corrupt={self.corrupt:g} is a fraction in 0..1, and corrupt_intensity={self.corrupt_intensity:g} a number above 0."
+                f"corrupt={self.corrupt:g} is a fraction in 0..1, and corrupt_intensity={self.far:g} a number above 0."
             )
         for name in ("early_epochs", "window", "trajectory_len", "window_size", "strata", "n_neighbor"):
             if (value := getattr(self, name)) is not None and value < 1:
@@ -339,9 +346,9 @@ def study_pruning(
     protocol = Protocol(plan, choices, live, counted(grid.seeds, preset.seeds), budget, batches, "train")
     combined = {
         "fractions": list(fractions), "seeds": protocol.seeds, "early_epochs": grid.early_epochs, "window": grid.window, "c_d": grid.c_d, "cutoff": grid.cutoff,
-        "budget": budget, "batches": {f"{fraction:g}": batch for fraction, batch in batches.items()}, "corrupt": grid.corrupt, "corrupt_intensity": grid.corrupt_intensity, **grid.added,
+        "budget": budget, "batches": {f"{fraction:g}": batch for fraction, batch in batches.items()}, "corrupt": grid.corrupt, **({"corrupt_intensity": grid.far} if grid.corrupt else {}), **grid.added,
     }  # fmt: skip
-    altered = functools.partial(corrupted, plan, grid.corrupt, grid.corrupt_intensity) if grid.corrupt else None
+    altered = functools.partial(corrupted, plan, grid.corrupt, grid.far) if grid.corrupt else None
     study = carried_out("pruning", protocol, folder, combined, scale, execution or Execution(), altered)
     name = data.parse(plan.data).name
     published = PUBLISHED.get(name, ()) if plan.plant is None and not grid.corrupt else ()
