@@ -1,7 +1,8 @@
 """TRAK: how well it predicts retraining by size of the projection, checkpoints and models; bytes per example; queries per second.
 
 LDS is that of `lds.py`: its nets, data, subsets and queries, with the method's values by query from one attribution. Truth: the recorded run again
-with the left-out losses at weight 0 (same seed), and new trainings of those that stay, the mean of their losses over other seeds.
+with the left-out losses at weight 0 (same seed), and new trainings of those that stay, the mean of their losses over other seeds (10 to 12, where
+`lds.py` has 1 to 3).
 
 Store: scikit-learn's digits by a plan, an MLP. The first attribution makes and keeps the examples' projected gradients; the second, of other
 queries, reads them.

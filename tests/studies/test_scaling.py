@@ -117,3 +117,10 @@ def test_a_file_where_a_folder_belongs_is_refused(tmp_path, name):
 def test_an_unknown_scale_names_the_nearest(run, tmp_path):
     with pytest.raises(UnknownName, match="tiny"):
         run(tmp_path, SMALL, scale="tiney")
+
+
+def test_a_preset_of_small_images_sees_large_ones_pooled():
+    preset = {"net": "resnet18", "recipe": {"epochs": 3}}
+    assert planned(preset, {"data": "imagenet:path=somewhere"}).net == "resnet18:stem=imagenet"
+    assert planned(preset, {"data": "imagenet:path=somewhere", "net": "resnet18"}).net == "resnet18"
+    assert planned(preset, {"data": "cifar10:path=somewhere"}).net == "resnet18"

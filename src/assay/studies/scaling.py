@@ -237,6 +237,10 @@ def planned(preset: dict[str, Any], settings: dict[str, Any] | None) -> Plan:
     if isinstance(given.get("recipe"), dict) and {"schedule", "optimizer"} & given["recipe"].keys():
         keep = {"epochs", "batch", "crop", "resized_crop", "flip"}
         base["recipe"] = {name: value for name, value in base["recipe"].items() if name in keep}
+    net, spec = str(base.get("net", "")), given.get("data")
+    if net.startswith("resnet") and ":" not in net and isinstance(spec, str) and spec.partition(":")[0] == "imagenet":
+        # Unpooled, as for images of 32 pixels, images of 224 would be seen at four times the resolution.
+        base["net"] = f"{net}:stem=imagenet"
     return Plan.make(merged(base, given))
 
 
