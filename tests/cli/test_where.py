@@ -79,6 +79,11 @@ def test_the_status_of_a_study_counts_what_its_recordings_gave_out(capsys, tmp_p
     list(at_work)
     found = json.loads(here(capsys, "status", tmp_path, "--json")[1])
     assert found["tables"][0]["rows"][1][1] == 8 and "so far" in found["sentences"][-1]
+    # What the study itself gave out is no more done because its recordings' trainings are.
+    stopped = run_all(executor("inline"), calls, tmp_path / "logs", "train")
+    next(stopped)
+    stopped.close()
+    assert "give it again" in here(capsys, "status", tmp_path)[1]
 
 
 def test_a_call_that_runs_is_told_from_one_that_waits_and_from_one_whose_process_is_gone(capsys, tmp_path):

@@ -625,7 +625,7 @@ def test_losses_that_read_parameters_are_refused_with_cures_that_work(tmp_path):
         return F.cross_entropy(model(batch[0]), batch[1], reduction="none") + 0.05 * model.weight.square().sum()
 
     world.loop = assay.Loop(world.loop.model, world.loop.optimizer, world.loop.loader, losses)
-    for solver in ("cg", "ekfac", "cholesky"):
+    for solver in ("cg", "ekfac", "cholesky", "cg,preconditioner=ekfac", "cg,preconditioner=diagonal"):
         with pytest.raises(
             UsageError, match=r"no Gauss-Newton matrix; .*weight_decay\. Or choose curvature=hessian with solver=cg\.$"
         ):

@@ -253,6 +253,7 @@ def test_the_scale_tiny_on_real_digits(tmp_path):
         ({"modes": "corrupt", "num_flip": (5,)}, "num_flip is read by flip and early_detection and sweep only"),
         ({"modes": ("flip", "corrupt"), "n_epochs": (1,)}, "n_epochs is read by early_detection and boundary_detection only"),
         ({"modes": "flip", "delta_min": (1,)}, "delta_min is read by sweep only"),
+        ({"modes": "corrupt", "flip_from": "3"}, "flip_from is read by flip and early_detection and sweep only"),
         ({"modes": "early_detection", "selection_epochs": 2}, "selection_epochs is read by"),
     ],
 )

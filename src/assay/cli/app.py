@@ -141,7 +141,7 @@ def _no_none(given: Mapping[str, object]) -> None:
         if value is None:
             from ..core.errors import UsageError
 
-            raise UsageError(f"--{name.strip('_').replace('_', '-')} is given without a value; leave it out for its default.")
+            raise UsageError(f"--{name.strip('_').replace('_', '-')}: none is no value of it; leave it out for its default.")
 
 
 def _taken(arguments: list[str], flag: str) -> bool:

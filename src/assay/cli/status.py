@@ -60,10 +60,9 @@ def status_(folder: Path, /) -> None:
     for one in tasks:
         if one.failed:
             caution(f"{one.failed} failed, the first of them {one.first_failed}; its log says why.", one.task)
-    last = tasks[-1]
     if any(one.alive for one in tasks):
         say("The command that gave them out is at work.")
-    elif last.running or last.queued or last.failed:
+    elif any(one.running or one.queued or one.failed for one in tasks):
         say("The command that gave them out has ended before all were done; give it again, and it goes on from here.")
     else:
         say("All that were given out so far are done. What a command does between trainings, such as scoring, is not seen here.")

@@ -499,6 +499,8 @@ def _iterated(reader: str, curvature: Curvature, solver: Solver, damping: float 
             basis = curvature.kfac() if kind == "kronecker" else curvature.eigenbasis(solver.factors, solver.seed)
             kind = "kronecker" if kind == "kronecker" else "ekfac"
         except (UsageError, ValueError) as error:
+            if isinstance(error, NoGaussNewton) and curvature.kind == "gauss_newton":
+                raise
             why = str(error).rstrip(".")
             if kind != "auto":
                 raise UsageError(f"{reader}: preconditioner={kind}: {why}; choose preconditioner=none.") from error
@@ -508,6 +510,8 @@ def _iterated(reader: str, curvature: Curvature, solver: Solver, damping: float 
         try:
             diagonal = curvature.diagonal()
         except UsageError as error:
+            if isinstance(error, NoGaussNewton) and curvature.kind == "gauss_newton":
+                raise
             if solver.preconditioner == "diagonal":
                 raise UsageError(
                     f"{reader}: preconditioner=diagonal: {str(error).rstrip('.')}; choose preconditioner=none."

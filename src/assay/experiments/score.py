@@ -136,7 +136,7 @@ def score_separately(
         AssayError: As `score`.
         TypeError: An argument that `score` does not take.
     """
-    for name in given.keys() - {field.name for field in dataclasses.fields(Request)}:
+    for name in given.keys() - ({field.name for field in dataclasses.fields(Request)} - {"alone"}):
         raise TypeError(f"score_separately() got an unexpected keyword argument {name!r}")
     made, refused = served(run, methods, Request(**given), joined=False)
     _warn(methods, refused)

@@ -342,12 +342,16 @@ class Agreement:
             except UsageError:
                 # A model may be made for batches of one length; what asks it for another says so.
                 return
-        apart = _apart(torch.cat(found), together, close)
+        halves = torch.cat(found)
+        if halves.shape != together.shape:
+            # Parts of a batch that are no tensors, such as lists, stay whole in its halves.
+            return
+        apart = _apart(halves, together, close)
         if not bool(apart.any()):
             return
         at = int(apart.nonzero()[0])
         self._training.coupled_losses = (
-            f"The loss of id {self._run.ids.values[int(positions[at])]} is {float(together[at]):.6g} in a batch of {len(positions)} examples and {float(torch.cat(found)[at]):.6g} "
+            f"The loss of id {self._run.ids.values[int(positions[at])]} is {float(together[at]):.6g} in a batch of {len(positions)} examples and {float(halves[at]):.6g} "
             "in half of it, in eval mode: it depends on the examples beside it, as by a mean over the batch, so that single examples have no gradients of their own. Give "
             "losses= (or a model) by which each example's loss is its own."
         )

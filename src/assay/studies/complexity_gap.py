@@ -203,7 +203,7 @@ def study_complexity_gap(
     plans = [_dirty(setup, repetition, None if known else plant) for repetition in range(setup.seeds)]
     for one in plans:
         # Before anything is trained.
-        check_detectable(load_data(one))
+        _check_detectable(load_data(one))
     work = _work(setup, models)
     announce(execution, work)
     write_plan(
@@ -297,7 +297,7 @@ def _dirty(setup: Setup, repetition: int, plant: dict[str, Any] | None) -> Plan:
     return Plan.make(plain)
 
 
-def check_detectable(loaded: LoadedData) -> None:
+def _check_detectable(loaded: LoadedData) -> None:
     """Refuse data in which no label is wrong, or all are.
 
     Raises:

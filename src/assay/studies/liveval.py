@@ -171,8 +171,10 @@ DEVIATIONS = (
 )
 
 
+FLIPPED = {"flip_from": "1", "flip_to": "7"}
+"""The classes whose labels are exchanged by default."""
 READ_BY = {
-    "num_flip": ("flip", "early_detection", "sweep"), "num_corrupt": ("corrupt",), "num_boundary": ("boundary_detection",),
+    **dict.fromkeys(("num_flip", *FLIPPED), ("flip", "early_detection", "sweep")), "num_corrupt": ("corrupt",), "num_boundary": ("boundary_detection",),
     "intensity": ("boundary_detection",), "n_epochs": ("early_detection", "boundary_detection"), "fraction": ("train_and_eval",),
     **dict.fromkeys(WINDOWS, ("sweep",)), "selection_epochs": ("train_and_eval", "flip", "corrupt", "sweep"),
 }  # fmt: skip
@@ -195,8 +197,8 @@ class LiveValGrid:
         n_epochs: After how many epochs examples are scored, in early and boundary detection.
         fraction: Fractions that train_and_eval keeps.
         seeds: Number of repetitions.
-        flip_from: Class whose labels are flipped, by name; 1 of digits.
-        flip_to: The class that they are given.
+        flip_from: Class whose labels are flipped, by name; "1" if None.
+        flip_to: The class that they are given; "7" if None.
         delta_min: Smallest windows of the sweep.
         delta_max: Largest windows of the sweep.
         delta_step: Steps of the window, of the sweep.
@@ -218,8 +220,8 @@ class LiveValGrid:
     n_epochs: Sequence[int] | None = None
     fraction: Sequence[float] | None = None
     seeds: int | None = None
-    flip_from: str = "1"
-    flip_to: str = "7"
+    flip_from: str | None = None
+    flip_to: str | None = None
     delta_min: Sequence[int] | None = None
     delta_max: Sequence[int] | None = None
     delta_step: Sequence[int] | None = None
@@ -230,8 +232,9 @@ class LiveValGrid:
     def __post_init__(self):
         if self.selection_epochs is not None and self.selection_epochs < 1:
             raise UsageError(f"selection_epochs={self.selection_epochs} is no whole number of 1 or more.")
-        if self.flip_from == self.flip_to:
-            raise UsageError(f"flip_from and flip_to are both {self.flip_to!r}, which makes no label wrong; name two classes.")
+        source, to = (FLIPPED[name] if (value := getattr(self, name)) is None else value for name in FLIPPED)
+        if source == to:
+            raise UsageError(f"flip_from and flip_to are both {to!r}, which makes no label wrong; name two classes.")
         if self.intensity is not None and not all(one > 0 for one in numbers_of("intensity", self.intensity)):
             raise UsageError(f"intensity={list(self.intensity)}: at 0 an image stays as it is; give numbers above 0.")
         object.__setattr__(self, "modes", each_once("modes", titled(self.modes)))
@@ -254,6 +257,7 @@ class LiveValGrid:
     def filled(self, preset: dict[str, Any]) -> dict[str, Any]:
         """All settings as plain values, those left out from a scale."""
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        preset = FLIPPED | preset
         found = {name: preset.get(name) if value is None else value for name, value in given.items()}
         return {name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in found.items()}
 
@@ -408,12 +412,7 @@ def _setup(plan: Plan, grid: dict[str, Any]) -> _Setup:
             raise UsageError(f"{method.title}: examples are left out of all steps here; leave window out.")
         titles.append(method)
     each_once("methods", [method.title for method in titles])
-    counted_in = {
-        "num_flip": {"flip", "early_detection", "sweep"},
-        "num_corrupt": {"corrupt"},
-        "num_boundary": {"boundary_detection"},
-    }
-    used = [name for name, modes in counted_in.items() if modes & set(grid["modes"])]
+    used = [name for name in ("num_flip", "num_corrupt", "num_boundary") if {*READ_BY[name]} & {*grid["modes"]}]
     most = max((max(grid[name]) for name in used), default=0)
     selected_after = grid["selection_epochs"] or plan.training.epochs
     detected_after = min(grid["n_epochs"]) if {"early_detection", "boundary_detection"} & set(grid["modes"]) else selected_after

@@ -75,7 +75,7 @@ CIFAR = {
 SETTINGS: dict[str, dict[str, Any]] = {
     # The README's schedule: a whole cosine of 60 epochs.
     "imagenet": {
-        "net": "resnet34:stem=imagenet",
+        "net": "resnet34",
         "recipe": {**CIFAR, "epochs": 60, "batch": 256, "weight_decay": 1e-4, "nesterov": False, "crop": 0, "resized_crop": 0.08},
     },
 }
