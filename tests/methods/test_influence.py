@@ -671,6 +671,23 @@ def test_a_damping_beside_which_curvature_is_nothing_is_said(tmp_path, solver):
     assert not any("no curvature" in one for one in world.score(f"damping=1,solver={solver}").warnings)
 
 
+@pytest.mark.parametrize("method", ["influence", "influence:solver=ekfac", "tracin", "sgd_influence", "source:segments=1"])
+def test_queries_without_a_gradient_are_told_and_not_attributed(tmp_path, method):
+    torch.manual_seed(0)
+    world = Uneven(tmp_path / "run", NETS["one layer"]().double(), examples=20)
+    with torch.no_grad():
+        logits = world.loop.model(1e9 * world.held[0])
+    # Sure beyond the digits of its numbers, and right.
+    rows, labels = 1e9 * world.held[0], logits.argmax(1)
+    with pytest.raises(NumericalError, match=r"the gradient of each of the 2 queries of 'validation' is 0"):
+        assay.attribute(world.folder, method, loop=world.loop, targets={"validation": (rows[:2], labels[:2])})
+    mixed = torch.cat([world.held[0][:1], rows[:1]]), torch.cat([world.held[1][:1], labels[:1]])
+    found = assay.attribute(world.folder, method, loop=world.loop, targets={"validation": mixed})
+    first, second = (found.row(one) for one in found.queries)
+    assert first.abs().max() > 0 and not second.any()
+    assert any("1 of 2 queries (ids 1) have 0 for every example" in words for words in found.warnings)
+
+
 def test_how_far_ekfac_is_from_solving_for_the_curvature_is_told(tmp_path):
     torch.manual_seed(0)
     world = Uneven(tmp_path / "run", NETS["two layers"]().double(), examples=60)

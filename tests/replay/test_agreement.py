@@ -414,6 +414,42 @@ def test_losses_that_look_across_the_batch_have_no_gradients_of_single_examples(
     scored(tmp_path / "run", looped(*parts, **own), "sgd_influence")
 
 
+class Words(Dataset):
+    def __len__(self):
+        return EXAMPLES
+
+    def __getitem__(self, place):
+        return "ab" * (place + 1), place % 2
+
+
+class Lengths(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(1, 2).double()
+
+    def forward(self, words):
+        return self.out(torch.tensor([[len(one) / 10] for one in words], dtype=torch.float64))
+
+
+def test_a_batch_with_a_list_in_it_is_not_held_by_halves_that_are_none(tmp_path):
+    def losses(model, batch):
+        return model(batch[0]).logsumexp(1)
+
+    def listed(items):
+        words, labels = zip(*items, strict=True)
+        return list(words), torch.tensor(labels)
+
+    own = {"losses": losses}
+    parts = recorded(tmp_path / "run", Words(), Lengths(), loss=lambda net, batch: losses(net, batch).mean(), collate=listed)
+    (scores,) = scored(tmp_path / "run", looped(*parts, **own), "grand").values()
+    model, norms = parts[0], []
+    for place in range(EXAMPLES):
+        (value,) = losses(model, ([Words()[place][0]], None))
+        norms.append(torch.cat([g.flatten() for g in torch.autograd.grad(value, list(model.parameters()))]).norm())
+    by_epoch = scores.by_epoch[-1] if scores.by_epoch is not None else scores.values
+    torch.testing.assert_close(by_epoch, torch.stack(norms), rtol=1e-10, atol=0)
+
+
 # ---------------------------------------------------------------------- training again
 
 

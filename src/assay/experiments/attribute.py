@@ -6,13 +6,19 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
 from .. import __version__
 from ..core.arguments import checked_arguments
 from ..core.attribution import AbstractAttributor, Attribution, LastBlock
-from ..core.errors import UsageError
+from ..core.errors import NumericalError, UsageError, listed
 from ..core.features import DATA
+from ..core.ids import Ids
 from ..core.lineage import Lineage, fingerprint
 from ..core.method import AbstractMethod
+from ..core.needs import Need
 from ..methods import catalogue, parse
 from ..replay.config import ReplayConfig
 from ..replay.loop import Loop
@@ -64,6 +70,7 @@ def attribute(
         Mismatch: Data, model or loop are not those of the recording.
         RunError: The run is absent or damaged, or the disk refused.
         BadScores: The method gave something that is not one finite number for every pair.
+        NumericalError: The gradient of every query is 0, so that every value is.
     """
     run = run if isinstance(run, Run) else Run(run)
     attributor = attributor_named(method)
@@ -86,6 +93,7 @@ def attribute(
     with contextlib.ExitStack() as ending:
         with new_rows(folder, title, queries.ids, run.ids) as (path, writer):
             done, total = 0, len(replays) * len(queries.ids) * len(run.ids)
+            reached = torch.zeros(len(queries.ids), dtype=torch.bool)
             told: list[LastBlock] = []
             for replay in replays:
                 writer.start_model()
@@ -93,9 +101,11 @@ def attribute(
                 evidence = gather(replay.run, replay, data, replays).beside(held).narrow(title, attributor.reads)
                 for block in told[-1].of(attributor.attribute(evidence)):
                     writer.add(block)
+                    reached[block.queries] |= (block.values != 0).any(1).cpu()
                     done += block.values.numel()
                     if progress is not None:
                         progress.advance(title, done, total, "values")
+            unreached = _unreached(attributor, name, queries.ids, reached)
             checksums = writer.end()
             ending.enter_context(finishing(folder))
         remarks = tuple(first.remarks[one] for one in _asked(attributor) if one in first.remarks)
@@ -120,12 +130,34 @@ def attribute(
                 folder=str(run.folder),
                 drawn=DRAWN in run.header.about,
             ),
-            warnings=remarks + first.cautions + tuple(dict.fromkeys(warning for one in told for warning in one.warnings)),
+            warnings=remarks
+            + first.cautions
+            + unreached
+            + tuple(dict.fromkeys(warning for one in told for warning in one.warnings)),
             models=len(replays),
             diagnostics=told[0].diagnostics if len(told) == 1 else told_by([one.diagnostics for one in told]),
         )
         save_attribution(made, path)
     return made
+
+
+def _unreached(attributor: AbstractAttributor, target: str, queries: Ids, reached: Bool[Tensor, " queries"]) -> tuple[str, ...]:
+    """What must be said of queries for which every example has 0, where values are made of gradients.
+
+    Raises:
+        NumericalError: All queries are such.
+    """
+    if not attributor.reads & {Need.CHECKPOINTS, Need.STEPS} or bool(reached.all()):
+        return ()
+    if not bool(reached.any()):
+        raise NumericalError(
+            f"{attributor.title}: every value is 0, because the gradient of each of the {len(queries)} queries of {target!r} is 0 by all parameters that are looked at, as of "
+            "predictions that are sure beyond the precision of the numbers; choose other queries."
+        )
+    names = queries.take(~reached)
+    return (
+        f"{len(names)} of {len(queries)} queries (ids {listed(names, len(names))}) have 0 for every example: their gradient is 0, so that nothing is told of them.",
+    )
 
 
 def attributor_named(method: str | AbstractMethod) -> AbstractAttributor:
