@@ -6,14 +6,17 @@ import html
 import itertools
 import pathlib
 import re
+import shutil
 import tomllib
 
 import pytest
 
 from assay.cli.study import READ, combined
 from assay.core.cleansing import SUMMARY
+from assay.core.errors import OutputExists
 from assay.experiments.execution import Execution
 from assay.experiments.plan import settings_in
+from assay.experiments.progress import Progress
 from assay.reports.study import render_study
 from assay.runs.artefacts import load_json, load_study, save_json
 from assay.runs.paths import StudyPaths
@@ -56,6 +59,36 @@ def test_the_plan_that_a_study_wrote_is_the_same_study(name, made, capsys):
     again = load_study(folder)
     assert again.fingerprint == found.fingerprint and again.settings == found.settings
     assert path.read_text() == text
+
+
+class Counting(Progress):
+    """How much of each task was there at the start."""
+
+    def __init__(self):
+        self.there = {}
+
+    def advance(self, task, done, total, words=""):
+        self.there.setdefault(task, (done, total))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_study_takes_more_seeds_and_is_then_what_it_had_been_with_them_at_once(name, made, tmp_path):
+    study, settings, grid = CASES[name]
+    given = {} if settings is None else {"settings": settings}
+    repeated = "trials" if name == "cleansing" else "seeds"
+    more = dataclasses.replace(grid, **{repeated: getattr(grid, repeated) + 1})
+    few, folder = made(name)
+    grown, copy, fresh = Counting(), tmp_path / "copy", tmp_path / "fresh"
+    shutil.copytree(folder, copy)
+    found = study(copy, **given, scale="tiny", grid=more, execution=Execution(progress=grown))
+    at_once = study(fresh, **given, scale="tiny", grid=more)
+    assert found.settings == at_once.settings and found.fingerprint == at_once.fingerprint != few.fingerprint
+    assert StudyPaths(copy).summary.read_bytes() == StudyPaths(fresh).summary.read_bytes()
+    there, wanted = map(sum, zip(*grown.there.values(), strict=True))
+    assert 0 < there < wanted, "what there was is kept"
+    with pytest.raises(OutputExists, match=f"{repeated} was {getattr(more, repeated)} and is {getattr(grid, repeated)}"):
+        study(copy, **given, scale="tiny", grid=grid)
 
 
 def test_the_scale_of_a_plan_holds_unless_a_flag_names_one(capsys, tmp_path):

@@ -121,7 +121,7 @@ def study_(
     Studies of pruning: in each part of the data, models trained on that part rank the examples by difficulty. The hardest, the easiest or random ones are kept, and new
     nets are trained on them at as many steps as on everything. The study of cleansing repeats a training without the worst examples by influence, that of
     fidelity trains without each example and compares scores with what that does. The study and its page are kept in the folder, and so is every finished recording and training, so that the same command goes on where it was
-    stopped.
+    stopped, and one with more `--seeds` or `--trials` adds those that are missing.
 
     Example: assay study scaling studies/digits --scale tiny
 

@@ -234,7 +234,7 @@ def study_cleansing(
         print(*study.sentences, sep="\\n")
 
     Args:
-        folder: Folder of the study; if it holds the same study, that is continued.
+        folder: Folder of the study; if it holds the same study, also one of fewer repetitions, that is continued.
         settings: Settings of the plan: data, net, recipe, seed, validation, subset, plant.
         scale: `tiny`, `small` or `paper`.
         grid: Methods, counts, trials and the like; what it leaves out takes the values of `scale`.

@@ -139,7 +139,7 @@ def study_coresets(
         print(*study.sentences, sep="\\n")
 
     Args:
-        folder: Folder of the study; if it holds the same study, that is continued.
+        folder: Folder of the study; if it holds the same study, also one of fewer repetitions, that is continued.
         settings: Settings of the plan: data, net, recipe, seed, plant, validation, device.
         scale: `tiny`, `small` or `paper`.
         grid: Scores, selectors, fractions and the like; what it leaves out takes the values of `scale`.

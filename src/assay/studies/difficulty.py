@@ -122,7 +122,7 @@ def study_difficulty(
         study = assay.study_difficulty("studies/digits", scale="tiny")
 
     Args:
-        folder: Folder of the study; if it holds the same study, that is continued.
+        folder: Folder of the study; if it holds the same study, also one of fewer repetitions, that is continued.
         settings: Settings of the plan: data, net, recipe (batch, epochs, ...), seed, device.
         scale: `tiny`, `small` or `full`, which has the numbers of the CSC413 project.
         grid: Metrics, sizes, fractions, seeds and the like; what it leaves out takes the values of `scale`.

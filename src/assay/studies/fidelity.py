@@ -238,7 +238,7 @@ def study_fidelity(
         study = assay.study_fidelity("studies/fidelity", scale="tiny")
 
     Args:
-        folder: Folder of the study; if it holds the same study, that is continued.
+        folder: Folder of the study; if it holds the same study, also one of fewer repetitions, that is continued.
         scale: `tiny`, `small` or `paper`.
         grid: Data, nets, methods and seeds; what it leaves out takes the values of `scale`.
         execution: Where seeds run, and who is told of each.

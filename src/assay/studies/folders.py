@@ -18,8 +18,12 @@ def told(settings: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps({**settings, "version": __version__}))
 
 
+GROWING = ("seeds", "trials")
+"""Settings that say how often a study is repeated: a larger number keeps all that there is and adds to it."""
+
+
 def claimed(folder: str | Path, settings: Mapping[str, Any]) -> StudyPaths:
-    """The paths of a study, if its folder is free or holds the same study.
+    """The paths of a study, if its folder is free or holds the same study, or that study with fewer repetitions.
 
     Args:
         folder: Where the study is kept.
@@ -29,10 +33,8 @@ def claimed(folder: str | Path, settings: Mapping[str, Any]) -> StudyPaths:
         OutputExists: The folder holds a study of other settings, or files of other kinds in its places.
     """
     paths = StudyPaths(Path(folder))
-    if paths.results.exists() and (old := load_study(paths.results)).settings != settings:
-        raise OutputExists(
-            f"{folder} holds a study of other settings ({_difference(old.settings, settings)}); name another folder."
-        )
+    if paths.results.exists() and (old := load_study(paths.results).settings) != settings and not _grown(old, settings):
+        raise OutputExists(f"{folder} holds a study of other settings ({_difference(old, settings)}); name another folder.")
     if paths.page.is_dir() or (paths.page.exists() and MARK not in beginning(paths.page)):
         raise OutputExists(f"{paths.page} is there and is no page of assay; name another folder.")
     for place in (paths.results, paths.page, paths.summary, paths.plan, paths.probes, paths.trials, paths.logs, paths.data):
@@ -54,6 +56,12 @@ def written(found: AnyStudy, folder: str | Path, page: str) -> Path:
     save_study(found, paths.results)
     replace(paths.page, page.encode())
     return paths.page
+
+
+def _grown(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether the new settings are the old ones with more repetitions."""
+    names = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+    return all(name in GROWING and old.get(name, 0) < new.get(name, 0) for name in names)
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any], inside: str = "") -> str:

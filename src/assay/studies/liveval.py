@@ -332,7 +332,7 @@ def study_liveval(
         print(*study.sentences, sep="\\n")
 
     Args:
-        folder: Folder of the study; if it holds the same study, that is continued.
+        folder: Folder of the study; if it holds the same study, also one of fewer repetitions, that is continued.
         settings: Settings of the plan: data, net, recipe, seed, validation, device.
         scale: `tiny`, `small` or `paper`.
         grid: Experiments, scores, counts and the like; what it leaves out takes the values of `scale`.

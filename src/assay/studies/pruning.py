@@ -311,7 +311,7 @@ def study_pruning(
         print(*study.sentences, sep="\\n")
 
     Args:
-        folder: Folder of the study; if it holds the same study, that is continued.
+        folder: Folder of the study; if it holds the same study, also one of fewer repetitions, that is continued.
         settings: Settings of the plan: data, net, recipe, seed, plant, device.
         scale: `tiny`, `small` or `paper`.
         grid: Fractions, seeds, windows and the like; what it leaves out takes the values of `scale` and of the data.

@@ -158,7 +158,7 @@ def study_scaling(
         print(*study.sentences, sep="\\n")
 
     Args:
-        folder: Folder of the study; if it holds the same study, that is continued.
+        folder: Folder of the study; if it holds the same study, also one of fewer repetitions, that is continued.
         settings: Settings of the plan: data, net, recipe, seed, plant.
         scale: `tiny`, `small` or `full`.
         grid: Metrics, sizes, fractions, seeds and the like; what it leaves out takes the values of `scale`.
