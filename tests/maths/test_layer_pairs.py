@@ -120,6 +120,27 @@ def test_single_precision_is_not_refused(name):
     assert pairs_of(name, dtype=torch.float32)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bias", [False, True])
+def test_gradients_whose_digits_cancel_on_the_way_back_are_not_refused(dtype, bias):
+    # Two features that are normalised are 1 and -1 whatever they were: next to nothing goes back, and of it few digits are right.
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 2, bias=bias), nn.LayerNorm(2), nn.Tanh(), nn.Linear(2, CLASSES, bias=bias)).to(dtype)
+    inputs, targets = 100 * torch.randn(30, 4, dtype=dtype), torch.arange(30) % CLASSES
+    params = {name: value.detach() for name, value in module.named_parameters()}
+
+    def losses(at, used=0.0):
+        aside = used * ({**params, **at}["0.weight"] * inputs[:, None, :] / 100).sum((1, 2)).tanh()
+        return loss(functional_call(module, at, (inputs,)), targets) + aside
+
+    found = each(layer_pairs(module, losses, params, tuple(params)), 30)
+    (exact,) = (value for name, value in found.items() if name == "3.weight")
+    assert float(found["0.weight"].abs().max()) < 1e-3 * float(exact.abs().max())
+    # As small a use elsewhere as what comes back itself.
+    with pytest.raises(ValueError, match=r"0\.weight is used elsewhere"):
+        layer_pairs(module, lambda at: losses(at, 1e-4), params, tuple(params))
+
+
 def test_some_parameters_alone():
     for names in (("0.weight",), ("0.bias",), ("3.bias", "0.weight")):
         pairs = pairs_of("conv", names)
