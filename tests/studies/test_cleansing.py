@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from scipy.stats import ttest_rel
 
 from assay import methods
+from assay.cli.study import show_cleansing
 from assay.core.cleansing import NO_REMOVAL, SUMMARY, Cleansed, CleansingStudy, chosen_count
 from assay.core.errors import MissingEvidence, OutputExists, RunError, TrialFailed, UnknownName, UsageError
 from assay.core.selection import worst
@@ -24,7 +25,7 @@ from assay.runs.paths import StudyPaths
 from assay.runs.run import Run
 from assay.studies import trainings
 from assay.studies.cleansing import OF_DATA, PUBLISHED, SCALES, CleansingGrid, _setup, study_cleansing
-from data.test_mnist import write
+from data.test_mnist import idx, write
 
 SMALL = {"data": "digits:test=1400", "net": "logistic", "seed": 3, "recipe": {"epochs": 3, "batch": 50}}
 HOW = {"methods": ("sgd_influence", "sgd_influence:form=last_parameters", "random"), "remove": (0, 20, 60, 5000), "trials": 3}
@@ -177,6 +178,28 @@ def test_bytes_are_those_of_the_files(made):
         "Hara et al., last epoch": (7, 7 * 2600, False),
         "Hara et al., all epochs": (21, 21 * 2600, False),
     }
+
+
+def test_published_bytes_stand_beside_those_of_the_same_data(tmp_path, capsys):
+    images, labels = np.random.default_rng(0).integers(0, 256, (80, 5, 6), dtype=np.uint8), (np.arange(80) % 10).astype(np.uint8)
+    write(
+        tmp_path,
+        train_images_idx3_ubyte=idx(images[:60]),
+        train_labels_idx1_ubyte=idx(labels[:60]),
+        t10k_images_idx3_ubyte=idx(images[60:]),
+        t10k_labels_idx1_ubyte=idx(labels[60:]),
+    )
+    settings = {"data": f"mnist:path={tmp_path}", "net": "logistic", "recipe": {"epochs": 2, "batch": 16}}
+    grid = CleansingGrid(methods="sgd_influence:form=last_parameters", remove=(1,), trials=1)
+    found = study_cleansing(tmp_path / "x", settings, scale="tiny", grid=grid)
+    ours, *_, theirs, hara = found.storage
+    assert ours.known == "measured" and ours.source is None
+    assert (theirs.states, theirs.bytes, hara.states, hara.bytes) == (1, 1_236_000, 1563, 1_932_000_000)
+    assert theirs.known == hara.known == "published, abstract of Suzuki et al. 2021"
+    assert load_study(tmp_path / "x").storage == found.storage
+    show_cleansing(found)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Suzuki et al., last epoch the last parameters 1 1.24 MB published" in said
 
 
 def test_those_two_states_are_enough_and_one_is_not(made, tmp_path):

@@ -504,8 +504,10 @@ def show_cleansing(found: "CleansingStudy") -> None:
     ]
     columns = ("method", "removed", "validation accuracy, %", "sd", "test accuracy, %", "sd")
     show_table(f"Study {found.name}: {len(found.seeds)} trials", columns, rows, right=columns[1:])
-    kept = [(one.method, one.what, f"{one.states:,}", sized(one.bytes)) for one in found.storage]
-    show_table("What must be on disk", ("method", "what is kept", "states", "bytes"), kept, right=("states", "bytes"))
+    kept = [(one.method, one.what, f"{one.states:,}", sized(one.bytes), one.known) for one in found.storage]
+    show_table(
+        "What must be on disk", ("method", "what is kept", "states", "bytes", "how known"), kept, right=("states", "bytes")
+    )
     if found.published:
         off = [(one.what, one.removed, in_percent(one.accuracy), one.known, one.source) for one in found.published]
         heads = ("method", "removed", "test accuracy, %", "how known", "source")

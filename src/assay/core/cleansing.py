@@ -65,14 +65,15 @@ class ChosenCount:
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """What must be on disk for a method to score the recorded training.
+    """What must be on disk for a method to score the recorded training, or a published one.
 
     Attributes:
         method: Title of the score, or a way of the original codes.
         what: What is kept, in words.
         states: How many states of the training that is.
         bytes: How large they are; the order of the examples, which a seed gives again, is not counted.
-        measured: Whether these are sizes of files; otherwise they are worked out from one state's tensors.
+        measured: Whether these are sizes of files; otherwise they are published, or worked out from one state's tensors.
+        source: The publication that says so of its own training; None for what is of the recorded one.
     """
 
     method: str
@@ -80,6 +81,12 @@ class Storage:
     states: int
     bytes: int
     measured: bool
+    source: str | None = None
+
+    @property
+    def known(self) -> str:
+        """How the bytes are known, in words."""
+        return self.source or ("measured" if self.measured else "worked out")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,13 +52,10 @@ def render_cleansing(study: CleansingStudy) -> str:
         ),
         Part(
             "Storage",
-            "What must be on disk for a method to score the recorded training. Files as they are, or worked out from the tensors of one state.",
+            "What must be on disk for a method to score the recorded training. Files as they are, or worked out from the tensors of one state; published bytes are of their source's own training.",
             None,
             ("method", "what is kept", "states", "bytes", "how known"),
-            [
-                (one.method, one.what, f"{one.states:,}", sized(one.bytes), "measured" if one.measured else "worked out")
-                for one in study.storage
-            ],
+            [(one.method, one.what, f"{one.states:,}", sized(one.bytes), one.known) for one in study.storage],
             2,
         ),
     ]
