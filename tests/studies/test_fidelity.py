@@ -16,7 +16,7 @@ from assay.data.newsgroups import CACHE
 from assay.experiments.trials import TURN
 from assay.maths.statistics import student_interval
 from assay.methods import parse
-from assay.reports.fidelity import render_fidelity
+from assay.reports.fidelity import agreements, render_fidelity
 from assay.runs.artefacts import load_study
 from assay.runs.paths import StudyPaths
 from assay.studies import fidelity
@@ -134,6 +134,25 @@ def test_means_are_over_seeds_with_published_ones_beside(made):
     assert study.published == () and f"sgd_influence {found.mean:.3f}" in study.sentences[0]
     page = StudyPaths(folder).page.read_text()
     assert f"{found.mean:.3f} ({found.std:.3f})" in page and "Fidelity: digits" in page
+
+
+def test_the_figure_has_a_row_for_each_method_of_each_setting_and_no_bar_beyond_the_measure(made):
+    study, _ = made
+    slides = tuple(one for one in PUBLISHED if one.setting == "adult-dnn" and "slides" in one.source)
+    measured = [
+        Agreement(setting, f"influence:at={at}", seed, 0.9 - 0.01 * at, 0.98 if seed else 0.7, 0.5)
+        for setting in ("digits-dnn", "adult-dnn")
+        for at in range(12)
+        for seed in (0, 1)
+    ]
+    truths = tuple(dataclasses.replace(one, setting=setting) for setting in ("digits-dnn", "adult-dnn") for one in study.truths)
+    whole = dataclasses.replace(study, truths=truths, measured=tuple(measured), published=slides)
+    rows = agreements(whole, "spearman")["data"]["values"]
+    assert len({row["row"] for row in rows}) == len(rows) == 24
+    assert all(row["high"] == 1.0 and row["low"] < 0.7 and row["whose"] == "measured" for row in rows)
+    rows = agreements(whole, "tau")["data"]["values"]
+    assert len({row["row"] for row in rows}) == len(rows) == 26 and [row["value"] for row in rows[24:]] == [0.75, 0.54]
+    assert rows[24]["row"] == "adult-dnn · SGD-influence, slides of Hara et al. 2019, 100 seeds"
 
 
 def test_the_published_table():

@@ -89,37 +89,39 @@ def _published(study: FidelityStudy, measure: Measure) -> list[tuple[str, ...]]:
 
 
 def agreements(study: FidelityStudy, measure: Measure) -> Spec:
-    """Means over seeds by setting and method, bars of one standard deviation, and the published means."""
+    """Means over seeds by setting and method, a row for each, with bars of one standard deviation, and the published means."""
     import altair as alt
 
-    rows = []
+    rows: list[dict[str, str | float]] = []
+
+    def add(setting: str, method: str, whose: str, mean: float, std: float | None) -> None:
+        name = method if len(study.cells) == 1 else f"{setting} · {method}"
+        # No value lies beyond the ends of the measure.
+        ends = {"low": max(mean - (std or 0.0), -1.0), "high": min(mean + (std or 0.0), 1.0)}
+        rows.append({"setting": setting, "method": method, "row": name, "whose": whose, "value": mean, **ends})
+
     for setting in study.cells:
         for method in study.methods:
             if (found := study.spread(setting, method, measure)) is not None:
-                std = found.std or 0.0
-                of = {"setting": setting, "method": method, "whose": "measured"}
-                rows.append({**of, "value": found.mean, "low": found.mean - std, "high": found.mean + std})
+                add(setting, method, "measured", found.mean, found.std)
         for one in study.published:
             if (one.setting, one.measure) == (setting, measure):
-                std = one.std or 0.0
-                of = {"setting": setting, "method": f"{one.what}, published", "whose": "published"}
-                rows.append({**of, "value": one.mean, "low": one.mean - std, "high": one.mean + std})
-    names = list(dict.fromkeys(str(row["method"]) for row in rows))
-    color = alt.Color(
-        "method:N",
-        title=None,
-        scale=alt.Scale(domain=names, scheme="tableau10"),
-        legend=alt.Legend(symbolType="circle", columns=2, labelLimit=360),
-    )
-    y = {"y": alt.Y("setting:N", title=None, sort=list(study.cells)), "yOffset": alt.YOffset("method:N", sort=names)}
-    base = alt.Chart(alt.Data(values=rows))
+                add(setting, f"{one.what}, {one.source}", "published", one.mean, one.std)
+    names = list(dict.fromkeys(str(row["row"]) for row in rows))
     title = NAMES[measure][0]
-    bars = base.mark_rule(opacity=0.5).encode(x=alt.X("low:Q", title=title), x2="high:Q", color=color, **y)
-    points = base.mark_point(filled=True, size=50).encode(
-        x=alt.X("value:Q", title=title),
+    y = {"y": alt.Y("row:N", title=None, sort=names, axis=None)}
+    base = alt.Chart(alt.Data(values=rows))
+    whose = ["measured", "published"]
+    color = alt.Color("whose:N", title=None, scale=alt.Scale(domain=whose, scheme="tableau10"))
+    x = alt.X("value:Q", title=title, scale=alt.Scale(domainMax=1, nice=False))
+    # The name stands above its bar, so that a narrow page has room for both.
+    labels = base.mark_text(align="left", dy=-9, fontSize=10).encode(x=alt.value(0), text="row:N", **y)
+    bars = base.mark_rule(opacity=0.6, yOffset=3).encode(x=alt.X("low:Q", title=title), x2="high:Q", color=color, **y)
+    points = base.mark_point(filled=True, size=50, yOffset=3).encode(
+        x=x,
         color=color,
-        shape=alt.Shape("whose:N", title=None, scale=alt.Scale(domain=["measured", "published"], range=["circle", "diamond"])),
+        shape=alt.Shape("whose:N", title=None, scale=alt.Scale(domain=whose, range=["circle", "diamond"])),
         tooltip=["setting:N", "method:N", "whose:N", alt.Tooltip("value:Q", format=".3f")],
         **y,
     )
-    return framed(alt.layer(bars, points), f"{title} with leave-one-out by setting and method", max(90 * len(study.cells), 180))
+    return framed(alt.layer(labels, bars, points), f"{title} with leave-one-out by setting and method", max(28 * len(names), 120))
