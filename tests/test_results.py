@@ -3,6 +3,7 @@
 import collections
 import csv
 import functools
+import json
 import pathlib
 import re
 import statistics
@@ -61,3 +62,38 @@ def test_tables_of_studies_have_means_and_intervals_over_seeds(name):
                 assert cell in {shown(values, len(match[2])) for values in of}, (parts[0], column, cell)
                 found += 1
     assert found > 40
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("Pruning MNIST by every policy and selector", "pruning-mnist"),
+        ("Pruning CIFAR-10 under human labels", "pruning-human-lenet"),
+    ],
+)
+def test_tables_of_pruning_have_every_row_and_say_what_is_below_random(title, name):
+    rows = json.loads((DOCS / "results" / f"{name}.json").read_text())["figures"]["rows"]
+    head, _, *lines = tables_of(title)[0]
+    shown = {}
+    for names, *cells in lines:
+        for one in re.findall(r"`([^`]+)`", names) or [names]:
+            shown |= {f"{one} at keep=0{keep}": cell for keep, cell in zip(head[1:], cells, strict=True) if cell}
+    expected = {}
+    for row, of in rows.items():
+        if row != "all at keep=1":
+            below = of["mean, %"] < rows[f"random at keep={row.rpartition('=')[2]}"]["mean, %"]
+            apart = of.get("p corrected", 1) < 0.05
+            expected[row] = f"{of['mean, %']:.1f}" + "↓" * below + r" \*" * apart
+    assert shown == expected
+
+
+def tables_of(title):
+    """The tables of a section, each a list of rows of cells."""
+    section = re.split(r"\n#+ ", (DOCS / "results.md").read_text().partition(f"# {title}\n")[2])[0]
+    found = [[]]
+    for line in section.splitlines():
+        if line.startswith("|"):
+            found[-1].append([one.strip() for one in line.strip("|").split("|")])
+        elif found[-1]:
+            found.append([])
+    return [one for one in found if one]
