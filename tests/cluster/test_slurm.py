@@ -51,6 +51,16 @@ def wait(path, go, value):
     return value
 
 
+def outlast(path):
+    """At first as long as SLURM lets a job live that does not end when it is told to; then at once."""
+    if path.exists():
+        return "again"
+    for number in (signal.SIGTERM, signal.SIGCONT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    path.touch()
+    time.sleep(10 * PATIENCE)
+
+
 def counted(path, seconds):
     """Goes on where it was stopped, as a training with states does; how often it began."""
     begun = int(path.read_text()) + 1 if path.exists() else 1
@@ -320,16 +330,14 @@ class TestOnACluster:
         assert [len((tmp_path / name).read_text().splitlines()) for name in "ab"] == [1, 1], "nothing ran twice"
 
     def test_a_job_that_is_being_ended_is_not_taken_up(self, pool, tmp_path):
-        def calls():
-            return [Call("waits", wait, (tmp_path / "begun", tmp_path / "go", "done"), "key")]
-
+        call, logs = Call("lasts", outlast, (tmp_path / "begun",), "key"), {"lasts": tmp_path / "lasts.log"}
         first = pool()
-        first.send(calls(), {"waits": tmp_path / "waits.log"}, 1)
+        (future,) = first.send([call], logs, 1)
         until(lambda: (tmp_path / "begun").exists())
         first.stop()
-        (tmp_path / "go").touch()
         with pool() as second:
-            assert dict(run_all(second, calls(), tmp_path / "logs")) == {"waits": "done"}
+            (again,) = second.send([call], logs, 1)
+            assert again.result(timeout=PATIENCE) == "again" and again.job_id != future.job_id
 
     def test_ctrl_c_ends_the_jobs(self, pool, tmp_path):
         slurm = pool()
