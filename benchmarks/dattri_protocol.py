@@ -11,6 +11,7 @@ values are read off charts; the published trainings draw other subsets, and LDS 
 """
 
 import argparse
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -29,6 +30,8 @@ from assay.experiments.evidence import open_replay
 from assay.maths.crossed import crossed_interval, query_correlations
 
 BATCH, RATE = 64, 0.01
+MEMBERS = 1000
+"""The seed of the first of several recorded trainings."""
 MEAN, STD = 0.1307, 0.3081
 PUBLISHED = {
     "lr": {"LDS": {"influence": 0.80, "trak, 50 models": 0.68, "tracin": 0.33}, "LOO": {"influence": 0.88}},
@@ -113,11 +116,11 @@ def losses_after(
         return F.cross_entropy(logits.flatten(0, 1).double(), held[1].repeat(len(seeds)), reduction="none").view(len(seeds), -1)
 
 
-def recorded(folder: Path, kind: str, inputs: Tensor, labels: Tensor) -> assay.Loop:
-    """The training on all examples, recorded in its own loop."""
+def recorded(folder: Path, kind: str, inputs: Tensor, labels: Tensor, seed: int = 0) -> assay.Loop:
+    """The training on all examples, recorded in its own loop; weights and order by the seed."""
     epochs, momentum = rounds(kind)
-    model = net_of(kind, 0)
-    generator = np.random.RandomState(0)
+    model = net_of(kind, seed)
+    generator = np.random.RandomState(seed)
     cuts = range(BATCH, len(labels), BATCH)
     orders = [np.split(generator.permutation(len(labels)), cuts) for _ in range(epochs)]
     return record(folder, model, torch.optim.SGD(model.parameters(), lr=RATE, momentum=momentum), inputs, labels, orders)
@@ -149,7 +152,8 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=5000)
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--subsets", type=int, default=50)
-    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS))
+    parser.add_argument("--methods", nargs="*", choices=tuple(METHODS), default=list(METHODS))
+    parser.add_argument("--trak-models", nargs="*", type=int, default=[], help="also TRAK's mean over so many recorded trainings")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out")
     given = parser.parse_args()
@@ -185,20 +189,34 @@ def main() -> None:
         singles = {name: (held[0][n : n + 1], held[1][n : n + 1]) for n, name in enumerate(names)}
         replay = open_replay(folder, loop=loop, targets=singles)
         same = replay.retrained(list(left.split(1)), range(replay.epochs[-1].stop), names, "weight").numpy()
+
+        def tell(title: str, values: np.ndarray) -> None:
+            # What helps lowers the loss of those that it is trained with.
+            predicted = -np.stack([values[:, half].sum(1) for half in halves.numpy()])
+            rho = float(query_correlations(predicted, after).mean())
+            without = values[:, left.numpy()].T
+            own, recorded_order = (left_out_correlation(without, losses) for losses in (alone, same))
+            found["LDS"][title] = {"value": rho, "interval": crossed_interval(predicted, after)}
+            found["LOO"][title] = own
+            found["LOO, recorded order"][title] = recorded_order
+            print(title, found["LDS"][title], own, recorded_order, round(found["seconds"][title], 1), flush=True)
+
         for title in given.methods:
             began = time.perf_counter()
             values = matrix(assay.attribute(folder, METHODS[title], loop=loop, targets={"test": held}))
             found["seconds"][title] = time.perf_counter() - began
-            # What helps lowers the loss of those that it is trained with.
-            predicted = -np.stack([values[:, half].sum(1) for half in halves.numpy()])
-            rho = float(query_correlations(predicted, after).mean())
-            ends = crossed_interval(predicted, after)
-            without = values[:, left.numpy()].T
-            own, recorded_order = (left_out_correlation(without, losses) for losses in (alone, same))
-            found["LDS"][title] = {"value": rho, "interval": ends}
-            found["LOO"][title] = own
-            found["LOO, recorded order"][title] = recorded_order
-            print(title, found["LDS"][title], own, recorded_order, round(found["seconds"][title], 1), flush=True)
+            tell(title, values)
+        began, total = time.perf_counter(), np.zeros((len(held[1]), len(labels)))
+        for number in range(max(given.trak_models, default=0)):
+            # Seeds of no retraining.
+            path = Path(scratch) / "member"
+            other = recorded(path, given.net, inputs, labels, MEMBERS + number)
+            total += matrix(assay.attribute(path, METHODS["trak, last checkpoint"], loop=other, targets={"test": held}))
+            shutil.rmtree(path)
+            if number + 1 in given.trak_models:
+                title = f"trak, {number + 1} models"
+                found["seconds"][title] = time.perf_counter() - began
+                tell(title, total / (number + 1))
         wrong = torch.randperm(len(labels), generator=generator)[: len(labels) // 10]
         noisy = labels.clone()
         noisy[wrong] = (noisy[wrong] + torch.randint(1, 10, (len(wrong),), generator=generator)) % 10

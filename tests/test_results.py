@@ -10,6 +10,7 @@ import statistics
 
 import pytest
 
+from assay.core.fidelity import spread
 from assay.maths.statistics import student_interval
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
@@ -85,6 +86,56 @@ def test_tables_of_pruning_have_every_row_and_say_what_is_below_random(title, na
             apart = of.get("p corrected", 1) < 0.05
             expected[row] = f"{of['mean, %']:.1f}" + "↓" * below + r" \*" * apart
     assert shown == expected
+
+
+SETTINGS = ("adult-logreg", "adult-dnn", "mnist-logreg", "mnist-dnn")
+
+
+def seeds_of(name):
+    """Every seed's number by measure and method."""
+    cells = collections.defaultdict(list)
+    with (DOCS / "results" / f"study-fidelity-{name}.csv").open(newline="") as file:
+        for one in csv.DictReader(file):
+            if one["seed"].isdigit():
+                cells[one["section"], one["row"]].append(float(one["value"]))
+    return cells
+
+
+def test_the_table_of_every_form_of_influence_is_of_every_seed():
+    head, _, *lines = tables_of("Every form, with the regulariser in the optimizer")[0]
+    assert len(lines) == 12 and all("20 seeds" in one for one in head[1:])
+    for place, name in enumerate(SETTINGS):
+        # The text says the damping, and who solves the whole system.
+        found = {
+            (measure, re.sub(r"damping=[\d.]+,?|solver=cholesky,?", "", method).rstrip(",:")): values
+            for (measure, method), values in seeds_of(f"optimizer-{name}").items()
+        }
+        for method, *cells in lines:
+            taus, overlaps = (found.get((measure, method.strip("`"))) for measure in ("tau", "jaccard"))
+            if cells[place] == "too many parameters":
+                assert taus is None
+                continue
+            seeds = "" if len(taus) == 20 else f" ({len(taus)} seeds)"
+            assert cells[place] == f"{statistics.fmean(taus):.3f} / {statistics.fmean(overlaps):.3f}{seeds}", (name, method)
+
+
+def test_the_column_of_fidelity_that_the_study_measured():
+    head, _, *lines = tables_of("Fidelity: against leaving one out")[0]
+    place, found = head.index("MNIST 1 or 7, logistic, 20"), seeds_of("mnist-logreg")
+    shown = {line[0]: line[place] for line in lines}
+    for (measure, method), values in found.items():
+        assert len(values) == 20
+        if measure == "tau" and "damping" not in method:
+            assert shown.pop(f"`{method}`") == f"{statistics.fmean(values):.3f}", method
+    for row, damping in (("`influence:curvature=hessian,damping=1`", 1.0), ("the same, `damping=0.1`", 0.1)):
+        assert shown[row] == f"{statistics.fmean(found['tau', f'influence:curvature=hessian,damping={damping}']):.3f}"
+    assert shown["exact, Spearman"] == f"{statistics.fmean(found['spearman', 'sgd_influence']):.3f}"
+    assert (
+        shown["exact, Jaccard of the ten largest and ten smallest"]
+        == f"{statistics.fmean(found['jaccard', 'sgd_influence']):.3f}"
+    )
+    of = spread(found["tau", "sgd_influence"], -1.0)
+    assert shown["exact, 95 % interval of the mean"] == f"{of.low:.3f} to {of.high:.3f}"
 
 
 def tables_of(title):
