@@ -4,10 +4,11 @@ import re
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from assay import methods
 from assay.core.errors import OutputExists, UnknownName, UsageError
+from assay.core.ids import Ids
 from assay.experiments.plan import load_data, plan_of
 from assay.experiments.score import score
 from assay.experiments.trials import Arm, train_arm
@@ -105,6 +106,24 @@ def test_detection_is_among_the_tracked_and_by_the_direction_of_the_score(made):
     assert study.values(FLIP, "oti", "5")[3] == study.values(EARLY, "oti", "1")[3] == pytest.approx(found)
     area = study.values(f"{FLIP}: area under the ROC curve", "oti", "5")[3]
     assert area == pytest.approx(roc_auc_score(wrong[tracked], -values))
+    # Precision where each flipped label is found, and the mean of these.
+    hits = wrong[tracked][np.argsort(values)]
+    precision = (hits.cumsum() / np.arange(1, len(hits) + 1))[hits].mean()
+    for section in (FLIP, EARLY):
+        row = study.values(f"{section}: average precision", "oti", "5" if section == FLIP else "1")
+        assert row[3] == pytest.approx(precision) == pytest.approx(average_precision_score(wrong[tracked], -values))
+    (line,) = (
+        line for line in StudyPaths(folder).summary.read_text().splitlines() if line.startswith(f"{FLIP}: average precision,oti")
+    )
+    assert float(line.rsplit(",", 1)[1]) == pytest.approx(precision)
+
+
+def test_average_precision_by_hand():
+    ids = Ids(range(5))
+    case = dataclasses.make_dataclass("Case", ["tracked", "altered", "count"])(ids, ids.take([0, 3]), 2)
+    # The first and the fourth of the ranking are altered: 1 of 1 and 2 of 4; of the six pairs four are in order.
+    found = liveval.detected(torch.tensor([9.0, 8.0, 1.0, 4.0, 7.0]), case)
+    assert found == (0.5, pytest.approx(2 / 3), pytest.approx(3 / 4))
 
 
 def test_leave_one_out_of_the_tracked_is_that_of_the_method(made, monkeypatch):

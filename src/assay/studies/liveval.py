@@ -108,7 +108,7 @@ SCALES = {
 """`tiny` takes less than a minute, `small` some twenty minutes, `paper` has the numbers of the released scripts and wants MNIST and a GPU."""
 
 FLIP, CORRUPT, EARLY, BOUNDARY = "Flipped labels", "Corrupted inputs", "Early detection", "Boundary detection"
-AREA = "area under the ROC curve"
+AREA, AVERAGE = "area under the ROC curve", "average precision"
 AFTER, EVAL, OTI = "Accuracy without what was found", "Train and evaluate", "OTI's modes"
 SWEEPS = {
     ("delta_min", "delta_step"): "Windows: smallest and step",
@@ -623,9 +623,10 @@ def _numbers(
             continue
         for section, column in _columns(setup, case):
             for title, harm in values.items():
-                rate, area = detected(harm, case)
-                found += measured(section, title, case.seed, {column: rate})
-                found += measured(f"{section}: {AREA}", title, case.seed, {column: area})
+                for name, value in zip(
+                    (section, f"{section}: {AREA}", f"{section}: {AVERAGE}"), detected(harm, case), strict=True
+                ):
+                    found += measured(name, title, case.seed, {column: value})
             if section == EARLY:
                 jobs += _without(case, values, column)
         if _of_sweep(setup, case):
@@ -648,12 +649,14 @@ def _columns(setup: _Setup, case: Case) -> Iterator[tuple[str, str]]:
         yield BOUNDARY, ", ".join([*parts, f"{case.epochs} epoch{'s' * (case.epochs > 1)}"]) if parts else f"{case.epochs}"
 
 
-def detected(harm: Tensor, case: Case) -> tuple[float, float]:
-    """The fraction of the altered examples among as many of the largest values, and the area under the ROC curve, both among the tracked examples."""
-    from sklearn.metrics import roc_auc_score
+def detected(harm: Tensor, case: Case) -> tuple[float, float, float]:
+    """The fraction of the altered examples among as many of the largest values, the area under the ROC curve, and average precision, all among the tracked examples."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
 
     altered = torch.from_numpy(np.isin(case.tracked.values, case.altered.values))
-    return ranking.precision_at(harm, altered, case.count), float(roc_auc_score(altered.numpy(), harm.numpy()))
+    truth, found = altered.numpy(), harm.numpy()
+    rate = ranking.precision_at(harm, altered, case.count)
+    return rate, float(roc_auc_score(truth, found)), float(average_precision_score(truth, found))
 
 
 def _without(case: Case, values: dict[str, Tensor], column: str) -> Iterator[Cell]:
@@ -729,6 +732,12 @@ def sections(setup: _Setup) -> tuple[Section, ...]:
         chance = "By chance a score finds as large a part as is altered of the tracked."
         found.append(Section(name, f"{words} {chance}", "detection rate", columns, percent=True))
         found.append(Section(f"{name}: {AREA}", f"{words} By chance it is 0.5.", AREA, columns))
+        # A random order comes to a little more, the fewer examples there are.
+        found.append(
+            Section(
+                f"{name}: {AVERAGE}", f"{words} By chance it is about the part of the tracked that is altered.", AVERAGE, columns
+            )
+        )
     lost = "New nets, trained on the flipped labels for as many epochs, without as many examples as were flipped: those found, some at random, or the flipped themselves."
     found.append(Section(AFTER, lost, "test accuracy", "epochs", RANDOM, percent=True))
     kept = "New nets, trained on the fraction of clean data that a score values most."
