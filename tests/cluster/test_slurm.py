@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -139,14 +140,63 @@ def test_what_squeue_says(commands):
 def test_how_a_job_ended_is_said_by_sacct_or_where_that_is_off_by_scontrol(commands):
     queue = Queue()
     assert queue.ended("12_1") is None
-    commands("scontrol", "JobId=13 ArrayJobId=12 JobState=TIMEOUT Reason=TimeLimit ExitCode=0:15")
-    assert queue.ended("12_1") == Ended("TIMEOUT", "exit code 0:15")
-    commands("sacct", "12_0|COMPLETED|0:0\n12_1|CANCELLED by 0|0:9\n")
-    assert queue.ended("12_1") == Ended("CANCELLED", "exit code 0:9")
+    commands(
+        "scontrol", "JobId=13 ArrayJobId=12 JobState=TIMEOUT Reason=TimeLimit ExitCode=0:15 RunTime=00:02:11 TimeLimit=00:02:00"
+    )
+    assert queue.ended("12_1") == Ended("TIMEOUT", "exit code 0:15", 2)
+    commands("sacct", "12_0|COMPLETED|0:0|00:01:00\n12_1|CANCELLED by 0|0:9|1-02:05:00\n")
+    assert queue.ended("12_1") == Ended("CANCELLED", "exit code 0:9", 26 * 60 + 5)
+    commands("sacct", "12_1|TIMEOUT|0:9|Partition_Limit\n")
+    assert queue.ended("12_1") == Ended("TIMEOUT", "exit code 0:9", None)
     commands("sacct", code=1, complains="Slurm accounting storage is disabled")
     assert queue.ended("12_1").state == "TIMEOUT"
     commands("scontrol", "JobState=RUNNING ExitCode=0:0")
     assert queue.ended("12_1") is None and not Queue.failed(None) and not Queue.failed(Ended("COMPLETED", ""))
+
+
+@pytest.mark.parametrize(
+    ("limit", "asked", "words"),
+    [
+        ("00:02:00", 60, "at its time limit of 2 minutes; the same command again asks for 60"),
+        ("00:01:00", 1, "at its time limit of 1 minute; give more with slurm:time="),
+        ("UNLIMITED", 60, "at its time limit; give more with slurm:time="),
+    ],
+)
+def test_a_time_limit_is_that_of_the_job_and_not_of_the_command_that_found_it(limit, asked, words, commands, tmp_path):
+    pytest.importorskip("submitit")
+    commands("sacct", f"12_1|TIMEOUT|0:15|{limit}")
+    found = SlurmExecutor(Slurm(time=asked, folder=str(tmp_path)), dry_run=True)
+    assert found._reason("12_1", found._queue.ended("12_1")) == f"job 12_1 was ended {words}"
+
+
+@pytest.mark.parametrize(
+    ("code", "complains", "kept"),
+    [
+        (0, "", False),
+        (1, "scancel: error: Kill job error on job id 12: Invalid job id specified", False),
+        (1, "scancel: error: Unable to contact slurm controller", True),
+        (1, "", True),
+    ],
+)
+def test_what_is_stopped_leaves_nothing_but_what_a_later_command_takes_up(code, complains, kept, commands, tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    for name in ("srun", "squeue"):
+        commands(name)
+    commands("sbatch", "Submitted batch job 12")
+    commands("scancel", code=code, complains=complains)
+    home = tmp_path / "jobs"
+    slurm = SlurmExecutor(Slurm(folder=str(home)))
+    monkeypatch.setattr(slurm, "_watch", lambda: None)
+    call, logs = Call("stopped", square, (1,), "key"), {"stopped": tmp_path / "stopped.log"}
+    (future,) = slurm.send([call], logs, 1)
+    sent = {".job", ".pkl", ".sh"}
+    assert {path.suffix for path in home.iterdir()} == sent
+    # A result that comes while the job is being ended.
+    future.files.with_suffix(".result").write_bytes(pickle.dumps((1,)))
+    slurm.stop()
+    assert future.done() and {path.suffix for path in home.iterdir()} == {".result", *(sent if kept else ())}
+    (again,) = slurm.send([call], logs, 1)
+    assert again.result() == 1
 
 
 def test_what_a_job_asks_for():
@@ -346,6 +396,7 @@ class TestOnACluster:
         )
         until((tmp_path / "begun").exists)
         slurm.stop()
+        assert not list((tmp_path / "jobs").iterdir())
         assert "was stopped" in str(next(iter(futures)).exception(timeout=PATIENCE))
         until(lambda: not slurm._queue.states([next(iter(futures)).job_id]))
 

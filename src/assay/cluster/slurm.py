@@ -220,25 +220,33 @@ class SlurmExecutor(JobExecutor):
         if not isinstance(future, JobFuture):
             return
         well = future.cancelled() or (future.exception() is None and not isinstance(future.result(), Raised))
-        for ending in (".result", ".job"):
+        self._remove(future, (".result", ".job"), logs=well)
+
+    def stop(self) -> None:
+        """End all jobs whose results are not there yet. What was kept of them goes too, but for results that come in the meantime; where SLURM does not answer, jobs may
+        go on, and it stays for a later process to take them up.
+        """
+        with self._lock:
+            ended = dict(self._waiting)
+            for future in ended.values():
+                future.end = None
+                if not future.cancel() and not future.done():
+                    future.set_exception(JobLost("was stopped"))
+            self._waiting.clear()
+        if self._queue.cancel(list(ended)):
+            for future in ended.values():
+                self._remove(future, (".job",), logs=True)
+
+    def _remove(self, future: JobFuture, endings: Sequence[str], *, logs: bool) -> None:
+        """Remove what was kept of a call and its job; SLURM's own logs only if asked to."""
+        for ending in endings:
             with contextlib.suppress(OSError):
                 future.files.with_name(future.files.name + ending).unlink(missing_ok=True)
         if future.job_id:
             main = self._home() / f"{future.job_id.partition('_')[0]}_submission.sh"
             for path in (main, *self._home().glob(f"{future.job_id}_*")):
-                if well or path.suffix == ".pkl":
+                if logs or path.suffix == ".pkl":
                     path.unlink(missing_ok=True)
-
-    def stop(self) -> None:
-        """End all jobs whose results are not there yet."""
-        with self._lock:
-            ids = list(self._waiting)
-            for future in self._waiting.values():
-                future.end = None
-                if not future.cancel() and not future.done():
-                    future.set_exception(JobLost("was stopped"))
-            self._waiting.clear()
-        self._queue.cancel(ids)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further calls; wait for those that are sent, unless told otherwise. Jobs that nobody waits for go on, and a later process takes them up."""
@@ -353,8 +361,8 @@ class SlurmExecutor(JobExecutor):
     def _cancelled(self, future: JobFuture) -> None:
         with self._lock:
             self._waiting.pop(future.job_id, None)
-        self._queue.cancel([future.job_id])
-        self.delivered(future)
+        if self._queue.cancel([future.job_id]):
+            self.delivered(future)
 
     def _watch(self) -> None:
         """Answer the futures, until none waits."""
@@ -404,7 +412,7 @@ class SlurmExecutor(JobExecutor):
     def _reason(self, job_id: str, ended: Ended | None) -> str:
         told = {
             "CANCELLED": f"job {job_id} was cancelled (scancel)",
-            "TIMEOUT": f"job {job_id} was ended at its time limit of {self.options.time} minutes; give more with slurm:time=",
+            "TIMEOUT": f"job {job_id} was ended at its time limit{self._limit(ended)}",
             "DEADLINE": f"job {job_id} was ended at its deadline",
             "OUT_OF_MEMORY": f"job {job_id} ran out of memory; give more with slurm:mem=",
             "NODE_FAIL": f"the node of job {job_id} failed",
@@ -419,6 +427,13 @@ class SlurmExecutor(JobExecutor):
         own = next((path for path in sorted(self._home().glob(f"{job_id}_*.err")) if path.stat().st_size), None)
         last = _last_line(own) if own is not None else ""
         return words + (f"; SLURM's log {own} ends with: {last}" if last else "")
+
+    def _limit(self, ended: Ended | None) -> str:
+        """The limit of the job, which an earlier command may have sent with another one, and what helps."""
+        if ended is None or ended.limit is None:
+            return "; give more with slurm:time="
+        again = f"; the same command again asks for {self.options.time}" if self.options.time > ended.limit else ""
+        return f" of {ended.limit} minute{'s' * (ended.limit != 1)}{again or '; give more with slurm:time='}"
 
     def _answer(self, job_id: str, future: JobFuture, result: Any) -> None:
         with self._lock:

@@ -13,10 +13,11 @@ _ENDS = ("CANCELLED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """How a job ended: SLURM's word, and its exit code as it writes it."""
+    """How a job ended: SLURM's word, its exit code as it writes it, and the job's own time limit in minutes; None if it does not say."""
 
     state: str
     code: str
+    limit: int | None = None
 
 
 class Queue:
@@ -38,10 +39,10 @@ class Queue:
         """How a job ended; None if SLURM does not say."""
         return self._by_sacct(job_id) or self._by_scontrol(job_id)
 
-    def cancel(self, ids: Sequence[str]) -> None:
-        """End jobs, waiting or running."""
-        for start in range(0, len(ids), 200):
-            _said(["scancel", *ids[start : start + 200]])
+    def cancel(self, ids: Sequence[str]) -> bool:
+        """End jobs, waiting or running; whether SLURM says that it does so, or that they have ended."""
+        said = [_said(["scancel", *ids[start : start + 200]]) for start in range(0, len(ids), 200)]
+        return all(one is not None and _all_ended(one) for one in said)
 
     @staticmethod
     def held(state: str) -> bool:
@@ -61,31 +62,46 @@ class Queue:
     def _by_sacct(self, job_id: str) -> Ended | None:
         if shutil.which("sacct") is None:
             return None
-        said = _said(["sacct", "-X", "-n", "-P", "-o", "JobID,State,ExitCode", "-j", job_id])
+        said = _said(["sacct", "-X", "-n", "-P", "-o", "JobID,State,ExitCode,Timelimit", "-j", job_id])
         if said is None or said.returncode:
             return None
         for line in said.stdout.splitlines():
             cells = line.strip().split("|")
-            if len(cells) == 3 and cells[0] == job_id:
-                return _known(cells[1], cells[2])
+            if len(cells) == 4 and cells[0] == job_id:
+                return _known(*cells[1:])
         return None
 
     def _by_scontrol(self, job_id: str) -> Ended | None:
         said = _said(["scontrol", "show", "job", "-o", job_id])
         if said is None or said.returncode:
             return None
-        state, code = (re.search(rf"\b{name}=(\S+)", said.stdout) for name in ("JobState", "ExitCode"))
-        return _known(state[1], code[1] if code else "") if state else None
+        found = (re.search(rf"\b{name}=(\S+)", said.stdout) for name in ("JobState", "ExitCode", "TimeLimit"))
+        return _known(*(one[1] if one else "" for one in found))
 
 
-def _known(state: str, code: str) -> Ended | None:
+def _known(state: str, code: str, limit: str) -> Ended | None:
     # "CANCELLED by 0"
     word = state.split()[0] if state.split() else ""
     return (
         None
         if word in ("", "PENDING", "RUNNING", "REQUEUED", "COMPLETING", "SUSPENDED")
-        else Ended(word, f"exit code {code}" if code else "")
+        else Ended(word, f"exit code {code}" if code else "", _minutes(limit))
     )
+
+
+def _minutes(limit: str) -> int | None:
+    """Of a limit such as `1-12:30:00`; None of a word."""
+    parts = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", limit)
+    if parts is None:
+        return None
+    days, hours, minutes, seconds = (int(one or 0) for one in parts.groups())
+    return (24 * days + hours) * 60 + minutes + (seconds > 0)
+
+
+def _all_ended(said: subprocess.CompletedProcess) -> bool:
+    """Whether scancel had nothing to complain of but jobs that were gone already."""
+    gone = ("nvalid job id", "already completing or completed")
+    return not said.returncode or all(any(word in line for word in gone) for line in said.stderr.splitlines() or [""])
 
 
 def _said(command: Sequence[str]) -> subprocess.CompletedProcess | None:
