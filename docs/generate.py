@@ -62,7 +62,7 @@ def data_page() -> str:
     rows = [
         "# Data and nets",
         "",
-        "Made by `make docs` from the readers and nets themselves; `assay datasets` and `assay nets` print the same. Options without a value must be given. Nothing is fetched by itself: a file that is absent says where it is to be had, and its checksum.",
+        "Made by `make docs` from the readers and nets themselves; `assay datasets` and `assay nets` print the same. Options without a value must be given. Nothing is fetched by itself: what is absent or damaged says where it is to be had, and its checksum.",
         "A path may stand in the place of a name: of a folder of images, an .npz file, a CSV or Parquet file.",
         "",
         "| dataset | what it is | options |",

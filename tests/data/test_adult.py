@@ -35,5 +35,5 @@ def test_a_line_cut_short_is_named(tmp_path):
 
 
 def test_absent_files(tmp_path):
-    with pytest.raises(UsageError, match=r"holds neither adult\.data with adult\.test nor .* are at https:.*SHA-256 5b00"):
+    with pytest.raises(UsageError, match=r"holds neither adult\.data with adult\.test nor .* is at https:.*SHA-256 5b00"):
         Adult(str(tmp_path)).load()

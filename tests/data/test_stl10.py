@@ -67,7 +67,7 @@ def test_the_folder_that_holds_them_and_the_first_rows(tmp_path):
     [
         (
             {"train_X": None},
-            r"holds no train_X.bin. Fetch STL-10 \(cs.stanford.edu/~acoates/stl10, stl10_binary.tar.gz, MD5 91f7769df0f1",
+            r"holds no train_X.bin. Give the folder of the unpacked files. STL-10 is at https://cs.stanford.edu/~acoates/stl10: stl10_binary.tar.gz \(MD5 91f7769df0f1",
         ),
         ({"train_y": None}, "holds no train_y.bin"),
         ({"test_X": None}, "holds no test_X.bin"),

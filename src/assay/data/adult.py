@@ -29,10 +29,9 @@ COLUMNS = (
 )
 """The 14 inputs in the order of the file, and the label."""
 
-_SITE = "https://archive.ics.uci.edu/ml/machine-learning-databases/adult/"
-_SHA256 = (
-    "adult.data, SHA-256 5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
-    "adult.test, SHA-256 a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05",
+SITE = (
+    "UCI Adult is at https://archive.ics.uci.edu/ml/machine-learning-databases/adult/: adult.data (SHA-256 "
+    "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d), adult.test (SHA-256 a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05)."
 )
 _PAIRS = (("adult.data", "adult.test"), ("adult-training.csv", "adult-test.csv"))
 
@@ -51,7 +50,7 @@ class Adult(AbstractDataset):
 
     def load(self) -> Split:
         """Read both files; the comment at the top of the test file and the full stop after each of its labels are skipped."""
-        train, test = (table.read_csv(file, columns=COLUMNS, comment="|") for file in files_in(self.path))
+        train, test = (cells_of(file) for file in files_in(self.path))
         rows = [(*row[:-1], row[-1].removesuffix(".") if row[-1] is not None else None) for row in test.rows]
         return table.split(train, dataclasses.replace(test, rows=rows), table.Columns("income"))
 
@@ -62,11 +61,18 @@ def files_in(path: str) -> tuple[pathlib.Path, pathlib.Path]:
     Raises:
         UsageError: The folder is absent or holds no such pair.
     """
-    folder = folder_at(path)
+    folder = folder_at(path, SITE)
     pair = next((pair for pair in _PAIRS if all((folder / name).is_file() for name in pair)), None)
     if pair is None:
         wanted = " nor ".join(" with ".join(pair) for pair in _PAIRS)
-        raise UsageError(
-            f"{folder} holds neither {wanted}. Give the folder of the UCI Adult files; they are at {_SITE} ({', '.join(_SHA256)})."
-        )
+        raise UsageError(f"{folder} holds neither {wanted}. Give the folder of one pair. {SITE}")
     return folder / pair[0], folder / pair[1]
+
+
+def cells_of(file: pathlib.Path) -> table.Cells:
+    """The cells of one of the files, without the comment at the top of the test file.
+
+    Raises:
+        UsageError: It is damaged.
+    """
+    return table.read_csv(file, columns=COLUMNS, comment="|", cure=f"Fetch it again. {SITE}")

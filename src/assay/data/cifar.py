@@ -19,7 +19,7 @@ from ..core.ids import Ids
 from ..maths.normalisation import statistics
 from . import labels as given
 from .examples import Examples, Split
-from .files import existing, first_rows
+from .files import existing, first_rows, had_at
 from .opcodes import content_of
 from .pictures import pixels
 
@@ -77,6 +77,11 @@ def load(format: Format, path: str, labels: str | None, limit: int | None) -> Sp
     root = existing(path, cure)
     if not root.exists():
         raise UsageError(f"{root} is absent. {cure}")
+    with had_at(f"{format.site}."):
+        return _read(format, root, labels, limit)
+
+
+def _read(format: Format, root: pathlib.Path, labels: str | None, limit: int | None) -> Split:
     archive, shards = _archive(format, root), _shards(root, "train")
     if archive is not None and shards:
         raise UsageError(f"{root} holds both {archive.name} and {shards[0].name}. Give the path of the one to read.")

@@ -1,6 +1,8 @@
 """Where the files of a dataset stand, and how many of their rows are taken."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 
 from ..core.errors import UsageError, reading
 
@@ -33,6 +35,25 @@ def folder_at(path: str, site: str = "") -> pathlib.Path:
         words = f"{path} is a file. Give the path of an existing folder." if found.exists() else _absent(found, "folder")
         raise UsageError(f"{words} {site}".strip())
     return found
+
+
+@contextlib.contextmanager
+def had_at(site: str) -> Iterator[None]:
+    """Context of reading files that are to be had somewhere: an error that advises to fetch or unpack some again says where.
+
+    Args:
+        site: Where they are to be had, and their checksums, a sentence.
+
+    Raises:
+        UsageError: The error, with `site`.
+    """
+    try:
+        yield
+    except UsageError as error:
+        words = str(error)
+        if not words.endswith(" again.") or site in words:
+            raise
+        raise UsageError(f"{words} {site}") from error.__cause__
 
 
 def _absent(path: pathlib.Path, kind: str) -> str:

@@ -16,7 +16,7 @@ from ..core.ids import Ids
 from .dataset import AbstractDataset
 from .disk_images import DiskImages, ImageFiles
 from .examples import Examples, Split
-from .files import folder_at
+from .files import folder_at, had_at
 from .pictures import pixels
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -58,6 +58,10 @@ class ImageNet(AbstractDataset):
         for part in ("train", "val"):
             if not (root / part).is_dir():
                 raise UsageError(f"{root} holds no folder {part}. Give the folder of train and val. {SITE}")
+        with had_at(SITE):
+            return self._listed(root)
+
+    def _listed(self, root: pathlib.Path) -> Split:
         classes = classes_of(root / "train")
         train = list(in_class_folders(root / "train", classes))
         names = folders_in(root / "val")

@@ -17,7 +17,7 @@ from ..maths.normalisation import statistics
 from . import labels as given
 from .dataset import AbstractDataset
 from .examples import Examples, Split
-from .files import first_rows, folder_at
+from .files import first_rows, folder_at, had_at
 
 _DIGITS = tuple("0123456789")
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -36,6 +36,12 @@ class Source:
     classes: tuple[str, ...]
     site: str
     md5: tuple[str, str, str, str]
+
+    @property
+    def words(self) -> str:
+        """Where the files are to be had, and their checksums."""
+        files = ", ".join(f"{name}.gz (MD5 {md5})" for name, md5 in zip(FILES, self.md5, strict=True))
+        return f"The four files are at {self.site}: {files}."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +89,10 @@ def load(source: Source, path: str, limit: int | None, permute: int | None) -> S
     Raises:
         UsageError: A file is absent or damaged, or they do not go together.
     """
-    folder = folder_at(path, f"The four files are at {source.site}.")
-    images, labels = _part(source, folder, "train")
-    test_images, test_labels = _part(source, folder, "t10k")
+    folder = folder_at(path, source.words)
+    with had_at(source.words):
+        images, labels = _part(source, folder, "train")
+        test_images, test_labels = _part(source, folder, "t10k")
     if images.shape[1:] != test_images.shape[1:]:
         raise UsageError(f"{folder}: training images are {images.shape[1:]}, test images {test_images.shape[1:]}.")
     keep = first_rows(limit, len(images), str(folder))

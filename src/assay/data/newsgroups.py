@@ -15,7 +15,7 @@ from ..core.ids import Ids
 from . import labels as given
 from .dataset import AbstractDataset
 from .examples import Examples, Split
-from .files import existing, first_rows
+from .files import existing, first_rows, had_at
 from .opcodes import content_of
 
 CACHE = "20news-bydate_py3.pkz"
@@ -72,6 +72,10 @@ class Newsgroups(AbstractDataset):
     def load(self) -> Split:
         """Read the cache and count the words."""
         path = _file(self.path)
+        with had_at(SITE):
+            return self._read(path)
+
+    def _read(self, path: pathlib.Path) -> Split:
         parts = _cache(path)
         (texts, labels, names), (test_texts, test_labels, test_names) = (_part(parts, part, path) for part in ("train", "test"))
         if names != test_names:
@@ -151,7 +155,7 @@ def _cache(path: pathlib.Path) -> dict[Any, Any]:
         except Exception as error:  # a damaged pickle may raise almost anything
             words = " ".join(str(error).split())[:MOST_WORDS]
             raise UsageError(
-                f"{path} cannot be read as scikit-learn's cache of 20 Newsgroups ({words}). Fetch it again. {SITE}"
+                f"{path} cannot be read as scikit-learn's cache of 20 Newsgroups ({words}). Fetch it again."
             ) from error
     return content if isinstance(content, dict) else {}
 

@@ -13,14 +13,14 @@ from ..core.ids import Ids
 from ..maths.normalisation import statistics
 from .dataset import AbstractDataset
 from .examples import Examples, Split
-from .files import first_rows, folder_at
+from .files import first_rows, folder_at, had_at
 
 SIDE = 96
 """Height and width of every image."""
 BYTES = 3 * SIDE * SIDE
 CLASSES = 10
 _FOLDER, _NAMES = "stl10_binary", "class_names.txt"
-_SITE = "cs.stanford.edu/~acoates/stl10, stl10_binary.tar.gz, MD5 91f7769df0f17e558f3565bffb0c7dfb"
+SITE = "STL-10 is at https://cs.stanford.edu/~acoates/stl10: stl10_binary.tar.gz (MD5 91f7769df0f17e558f3565bffb0c7dfb), to be unpacked."
 _MOST = 2**16
 """Bytes of the longest file of names that is read; STL-10's has 60."""
 
@@ -46,12 +46,13 @@ class STL10(AbstractDataset):
 
     def load(self) -> Split:
         """Map the images and read the labels; mean and std are those of the training rows taken."""
-        folder = folder_at(self.path)
+        folder = folder_at(self.path, SITE)
         if not (folder / "train_X.bin").exists() and (folder / _FOLDER).is_dir():
             folder = folder / _FOLDER
-        names = _class_names(folder)
-        images, labels = _part(folder, "train")
-        test_images, test_labels = _part(folder, "test")
+        with had_at(SITE):
+            names = _class_names(folder)
+            images, labels = _part(folder, "train")
+            test_images, test_labels = _part(folder, "test")
         keep = first_rows(self.limit, len(images), str(folder))
         mean, std = statistics(images[:keep])
         train = Examples(Ids(range(keep)), images[:keep], labels[:keep], names, mean, std)
@@ -62,7 +63,7 @@ class STL10(AbstractDataset):
 def _file(folder: pathlib.Path, name: str) -> pathlib.Path:
     path = folder / name
     if not path.is_file():
-        raise UsageError(f"{folder} holds no {name}. Fetch STL-10 ({_SITE}), unpack it, and give the folder of its files.")
+        raise UsageError(f"{folder} holds no {name}. Give the folder of the unpacked files. {SITE}")
     return path
 
 

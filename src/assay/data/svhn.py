@@ -15,10 +15,11 @@ from ..core.npy import SMALL, TIMES
 from ..maths.normalisation import statistics
 from .dataset import AbstractDataset
 from .examples import Examples, Split
-from .files import first_rows, folder_at
+from .files import first_rows, folder_at, had_at
 
-SITE = "http://ufldl.stanford.edu/housenumbers"
+PLACE = "http://ufldl.stanford.edu/housenumbers"
 MD5 = {"train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373", "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3"}
+SITE = f"The files are at {PLACE}: {', '.join(f'{name} (MD5 {md5})' for name, md5 in MD5.items())}."
 CLASSES = tuple("0123456789")
 
 
@@ -40,9 +41,10 @@ class SVHN(AbstractDataset):
 
     def load(self) -> Split:
         """Read both files; mean and std are those of the training rows taken."""
-        folder = folder_at(self.path, f"The files are at {SITE}.")
-        images, labels = _part(folder / "train_32x32.mat")
-        test_images, test_labels = _part(folder / "test_32x32.mat")
+        folder = folder_at(self.path, SITE)
+        with had_at(SITE):
+            images, labels = _part(folder / "train_32x32.mat")
+            test_images, test_labels = _part(folder / "test_32x32.mat")
         keep = first_rows(self.limit, len(images), str(folder))
         mean, std = statistics(images[:keep])
         train = Examples(Ids(range(keep)), images[:keep], labels[:keep], CLASSES, mean, std)
@@ -60,7 +62,7 @@ def _part(path: pathlib.Path) -> tuple[Tensor, Tensor]:
     from scipy import io
 
     if not path.is_file():
-        raise UsageError(f"{path} is absent. {SITE}/{path.name} is to be fetched (MD5 {MD5[path.name]}).")
+        raise UsageError(f"{path} is absent. {PLACE}/{path.name} is to be fetched (MD5 {MD5[path.name]}).")
     with reading(path, UsageError, "Fetch it again."):
         try:
             shapes = {name: shape for name, shape, _ in io.whosmat(path)}

@@ -216,6 +216,7 @@ def read_csv(
     comment: str = "",
     missing: Sequence[str] = ("?",),
     on_error: Literal["refuse", "skip"] = "refuse",
+    cure: str = "",
 ) -> Cells:
     """A CSV file (UTF-8, quotes doubled inside quotes) as text cells without surrounding spaces; blank lines are skipped.
 
@@ -228,6 +229,7 @@ def read_csv(
         comment: Rows that begin with this are skipped; empty for none.
         missing: Texts that mean a missing cell.
         on_error: Whether rows that differ in length from the others are refused or skipped.
+        cure: What helps where the file is damaged, a sentence; empty for what helps with a table of one's own.
 
     Raises:
         UsageError: The file is unreadable or has no rows, a row differs in length from the others, or two columns have one name; names the line.
@@ -258,8 +260,8 @@ def read_csv(
                         places.append(line)
                         continue
                     raise UsageError(
-                        f"{path}, line {line}: {len(cells)} cells where there are {len(names)} columns. Mend the line, or skip such lines by "
-                        "on_error=skip."
+                        f"{path}, line {line}: {len(cells)} cells where there are {len(names)} columns. "
+                        f"{cure or 'Mend the line, or skip such lines by on_error=skip.'}"
                     )
                 rows.append(tuple(None if cell == "" or cell in missing else cell for cell in cells))
                 places.append(line)
@@ -268,8 +270,10 @@ def read_csv(
             UnicodeDecodeError: "Save it as UTF-8.",
             csv.Error: "Put cells with quotes or line ends in quotes, and leave out overlong texts.",
         }
-        cure = next((cure for kind, cure in cures.items() if isinstance(error, kind)), "Make it readable.")
+        cure = cure or next((cure for kind, cure in cures.items() if isinstance(error, kind)), "Make it readable.")
         raise UsageError(f"{path} cannot be read as CSV ({error}, near line {places[-1] if places else 1}). {cure}") from error
+    if cure and not rows:
+        raise UsageError(f"{path} holds no rows. {cure}")
     return _table(str(path), names or (), rows, places, "line", faults)
 
 

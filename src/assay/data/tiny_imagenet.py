@@ -11,7 +11,7 @@ from ..maths.normalisation import statistics
 from .dataset import AbstractDataset
 from .disk_images import ImageFiles
 from .examples import Split
-from .files import folder_at
+from .files import folder_at, had_at
 from .imagenet import classes_of, folders_in, in_class_folders, split_of
 from .pictures import pixels
 
@@ -42,6 +42,10 @@ class TinyImageNet(AbstractDataset):
         for part in ("train", "val"):
             if not (root / part).is_dir():
                 raise UsageError(f"{root} holds no folder {part}. Give the folder {FOLDER} as it is unpacked. {SITE}")
+        with had_at(SITE):
+            return self._listed(root)
+
+    def _listed(self, root: pathlib.Path) -> Split:
         classes = classes_of(root / "train")
         train = list(in_class_folders(root / "train", classes, below="images"))
         names = folders_in(root / "val")

@@ -36,11 +36,10 @@ from ..core.arguments import checked_arguments, checked_fields
 from ..core.errors import NumericalError, UnknownName, UsageError
 from ..core.fidelity import Agreement, FidelityStudy, Measure, PublishedAgreement, Refused, SeedResult, Truth
 from ..core.lineage import fingerprint
-from ..data.adult import COLUMNS, files_in
+from ..data.adult import COLUMNS, cells_of, files_in
 from ..data.digits import Digits
 from ..data.mnist import MNIST
 from ..data.newsgroups import Newsgroups
-from ..data.table import read_csv
 from ..experiments.estimate import Work, announce
 from ..experiments.execution import Execution
 from ..experiments.request import Request
@@ -401,7 +400,7 @@ def loaded(data: str, path: str) -> tuple[np.ndarray, np.ndarray]:
 
 def adult(path: str) -> tuple[np.ndarray, np.ndarray]:
     """Both files of Adult: numbers first, then one column per merged category."""
-    parts = [read_csv(file, columns=COLUMNS, comment="|") for file in files_in(path)]
+    parts = [cells_of(file) for file in files_in(path)]
     rows = [row for part in parts for row in part.rows]
     columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
     labels = np.array([cell.startswith(">50K") for cell in columns.pop("income")], dtype=np.int64)
