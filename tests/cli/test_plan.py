@@ -1,6 +1,8 @@
 """`assay plan`: what it says of runs and recordings, and what it refuses."""
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -31,6 +33,26 @@ def test_a_run_and_a_recording_are_planned(own, capsys):
 def test_plans_that_cannot_be_are_refused(own, capsys, flags, words):
     code, _, err = here(capsys, "plan", *(own if one == "RUN" else one for one in flags))
     assert code == 2 and words in sentence(err)
+
+
+def test_a_study_is_no_run_and_the_cure_works(capsys, tmp_path):
+    folder = str(tmp_path / "a study")
+    flags = ("--scale", "tiny", "--seeds", "1", "--selectors", "moderate", "--methods", "loss", "--fractions", "0.5")
+    code, *_ = here(capsys, "study", "coresets", folder, *flags)
+    assert code == 0
+    code, _, err = here(capsys, "plan", folder)
+    command = sentence(err).split("`")[1]
+    assert code == 2 and "is a study and not a run" in err and command.startswith("assay study coresets '")
+    name, *words = shlex.split(command)
+    code, out, _ = here(capsys, *words, "--json")
+    assert name == "assay" and code == 0 and json.loads(out)["tables"][0]["rows"][0][:2] == ["recorded", 1]
+    for verb in ("plan", "record"):
+        code, _, err = here(capsys, verb, *([] if verb == "plan" else [str(tmp_path / "run")]), "--plan", f"{folder}/plan.toml")
+        assert code == 2 and "is the plan of a study; `assay study coresets FOLDER --plan" in err
+    # Other commands read its recordings.
+    code, _, err = here(capsys, "score", folder, "loss")
+    recording = re.search(r"is a study and not a run; name one of its recordings, such as (.*)\.", sentence(err))[1]
+    assert code == 5 and here(capsys, "score", recording, "loss")[0] == 0
 
 
 def test_games_on_a_run_are_planned(own, capsys):

@@ -1,5 +1,6 @@
 """`assay plan`: what will it cost?"""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,6 +111,8 @@ def plan_(
     from ..experiments.plan import Plan
     from ..experiments.power import seeds_needed
     from ..runs.artefacts import load_decision
+    from ..runs.disk import study_in
+    from ..runs.paths import RunPaths, StudyPaths
     from ..runs.run import Run
     from .console import say
     from .saved import decision_of
@@ -143,6 +146,12 @@ def plan_(
     if plan is not None or settings:
         raise UsageError(
             f"{run} says how it was trained; leave out {', '.join(['plan'] * (plan is not None) + list(settings))}, or the run for a recording."
+        )
+    paths = StudyPaths(run)
+    if (name := study_in(paths.plan)) and not RunPaths(run).header.exists():
+        place, file = (shlex.quote(str(one)) for one in (run, paths.plan))
+        raise UsageError(
+            f"{run} is a study and not a run; `assay study {name} {place} --plan {file} --dry-run` says what it takes."
         )
     opened = Run(run)
     if methods:

@@ -75,4 +75,4 @@ def cells_of(file: pathlib.Path) -> table.Cells:
     Raises:
         UsageError: It is damaged.
     """
-    return table.read_csv(file, columns=COLUMNS, comment="|", cure=f"Fetch it again. {SITE}")
+    return table.read_csv(file, header=COLUMNS, comment="|", cure=f"Fetch it again. {SITE}")

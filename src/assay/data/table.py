@@ -209,8 +209,7 @@ def _names(text: str) -> tuple[str, ...]:
 def read_csv(
     path: pathlib.Path,
     *,
-    header: bool = True,
-    columns: tuple[str, ...] | None = None,
+    header: bool | tuple[str, ...] = True,
     delimiter: str = ",",
     skip: int = 0,
     comment: str = "",
@@ -222,8 +221,7 @@ def read_csv(
 
     Args:
         path: The file.
-        header: Whether the first row names the columns.
-        columns: The names, for a file without header.
+        header: Whether the first row names the columns; or their names, for a file without such a row.
         delimiter: What stands between cells.
         skip: Lines skipped at the top.
         comment: Rows that begin with this are skipped; empty for none.
@@ -234,7 +232,7 @@ def read_csv(
     Raises:
         UsageError: The file is unreadable or has no rows, a row differs in length from the others, or two columns have one name; names the line.
     """
-    names = columns
+    names = header if isinstance(header, tuple) else None
     rows: list[Row] = []
     places: list[int] = []
     faults: dict[int, str] = {}

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ from ..data.transforms import augment
 from ..maths import draws
 from ..policies import parse_live
 from ..replay.live_methods import NOT_LIVE, check_live
-from ..runs.disk import read_bytes
+from ..runs.disk import read_bytes, study_in
 from ..runs.recording import Recording
 from ..runs.run import Run
 from ..training.recipe import Recipe
@@ -304,6 +305,11 @@ class Plan(pydantic.BaseModel):
             UsageError: The file is absent or no TOML; or as `make`.
         """
         settings = settings_in(path)
+        if "study" in settings:
+            name = study_in(Path(path)) or "NAME"
+            raise UsageError(
+                f"{path} is the plan of a study; `assay study {name} FOLDER --plan {shlex.quote(str(path))}` carries it out, and says with --dry-run what it takes."
+            )
         given = dict(overrides or {})
         old, new = settings.get("plant"), given.get("plant")
         if isinstance(old, dict) and isinstance(new, Mapping) and new.get("kind", old.get("kind")) != old.get("kind"):

@@ -26,7 +26,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from ..core.errors import NotWritten, RunError, RunLocked, reading
-from .paths import refuse_links
+from .paths import STUDY_PLAN, refuse_links
 
 RESTORE = "Restore it from a copy or make it again."
 MOST_TEXT = 32 * 2**20
@@ -74,6 +74,16 @@ def beginning(path: Path, most: int = 4096) -> bytes:
         handle, _ = opened(path)
         with open(handle, "rb") as file:
             return file.read(most)
+
+
+def study_in(plan: Path) -> str:
+    """Name of the study that wrote a plan; empty if none did.
+
+    Raises:
+        RunError: As `beginning`.
+    """
+    line = beginning(plan).split(b"\n", 1)[0].decode(errors="replace") if os.path.lexists(plan) else ""
+    return line.removeprefix(STUDY_PLAN) if line.startswith(STUDY_PLAN) else ""
 
 
 @contextlib.contextmanager

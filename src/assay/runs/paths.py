@@ -9,6 +9,8 @@ from ..core.errors import RunError
 from ..core.lineage import fingerprint
 
 _HEADS = "run.json", "study.json"
+STUDY_PLAN = "# A study of assay: "
+"""How the file of a study's plan begins; the study's name follows."""
 
 
 def home_of(path: Path) -> Path | None:

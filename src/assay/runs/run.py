@@ -21,8 +21,8 @@ from ..core.needs import EPOCH_NEEDS, Need
 from ..core.passes import Passes
 from ..core.results import Stream
 from .content import FIXED, LOSSES, NOTE, POSITIONS, START, WHOLE, Content, Losses
-from .disk import MOST_COMMITS, TensorFile, read_bytes
-from .paths import RunPaths
+from .disk import MOST_COMMITS, TensorFile, read_bytes, study_in
+from .paths import RunPaths, StudyPaths
 from .schema import Commit, File, Header, Task, read_commits, read_header
 from .tables import read_examples
 
@@ -652,6 +652,17 @@ def _counts_averages(key: str) -> bool:
     return key.startswith("also ") and key.endswith("/n_averaged")
 
 
+def _no_run(folder: Path) -> str:
+    """Why a folder is no run, and what helps."""
+    study = StudyPaths(folder)
+    if os.path.lexists(study.results) or study_in(study.plan):
+        recordings = sorted(RunPaths(place).header.parent for place in study.probes.glob("*")) if study.probes.is_dir() else []
+        cure = f"name one of its recordings, such as {recordings[0]}" if recordings else "name the folder of a run"
+        return f"{folder} is a study and not a run; {cure}."
+    what = "is not an assay run (no run.json)" if folder.exists() else "does not exist"
+    return f"{folder} {what}; record one with `assay record` or `assay.record(...)`."
+
+
 def read_run(paths: RunPaths) -> tuple[Header, list[Commit]]:
     """Header and commits, without opening anything else.
 
@@ -660,8 +671,7 @@ def read_run(paths: RunPaths) -> tuple[Header, list[Commit]]:
     """
     try:
         if not os.path.lexists(paths.header):
-            what = "is not an assay run (no run.json)" if paths.folder.exists() else "does not exist"
-            raise RunError(f"{paths.folder} {what}; record one with `assay record` or `assay.record(...)`.")
+            raise RunError(_no_run(paths.folder))
         header = read_header(read_bytes(paths.header), str(paths.header))
         there = os.path.lexists(paths.commits)
         commits = read_commits(read_bytes(paths.commits, MOST_COMMITS), str(paths.commits))[0] if there else []

@@ -22,14 +22,12 @@ from ..experiments.execution import Execution
 from ..experiments.plan import Plan, PlanRecording, load_data
 from ..maths.statistics import holm, paired
 from ..reports.replication import render_replication
-from ..runs.disk import beginning, replace
-from ..runs.paths import StudyPaths
+from ..runs.disk import replace, study_in
+from ..runs.paths import STUDY_PLAN, StudyPaths
 from ..runs.schema import here
 from ..training.device import device_named
 from .folders import claimed, written
 
-WRITTEN = "# A study of assay: "
-"""How the file of a plan begins."""
 TABLE = ("section", "row", "column", "seed", "value")
 
 
@@ -40,7 +38,7 @@ def owned(folder: str | Path, settings: Mapping[str, Any]) -> StudyPaths:
         OutputExists: As `claimed`; also where a plan or table of something else is there.
     """
     paths = claimed(folder, settings)
-    if paths.plan.exists() and WRITTEN.encode() not in beginning(paths.plan):
+    if paths.plan.exists() and not study_in(paths.plan):
         raise OutputExists(f"{paths.plan} is there and was not written by a study; name another folder.")
     # A study that wrote its plan may have been stopped between its table and its results.
     if paths.summary.exists() and not (paths.results.exists() or paths.plan.exists()):
@@ -198,7 +196,7 @@ def write_plan(
     """
     if execution is not None and getattr(execution.pool, "dry_run", False):
         return
-    text = f"{WRITTEN}{name}\n# {counted_work(work)}\n# assay study {name} FOLDER --plan THIS_FILE does it again.\n"
+    text = f"{STUDY_PLAN}{name}\n# {counted_work(work)}\n# assay study {name} FOLDER --plan THIS_FILE does it again.\n"
     paths.folder.mkdir(parents=True, exist_ok=True)
     # What a study says itself is in no plan of its own.
     told = {} if plan is None else plan.plain()
