@@ -6,12 +6,25 @@ import torch
 from PIL import Image
 
 from assay.core.errors import UnknownName, UsageError
+from assay.core.study import ALL
 from assay.data.disk_images import DiskImages
 from assay.experiments.plan import Plan, load_data, plan_of
 from assay.runs.paths import StudyPaths
 from assay.runs.run import Run
 from assay.studies.parts import SECTION
-from assay.studies.pruning import CIFAR10, OF_DATA, PUBLISHED, READ_BY, ROWS, SCALES, PruningGrid, corrupted, rows, study_pruning
+from assay.studies.pruning import (
+    CIFAR10,
+    OF_DATA,
+    PUBLISHED,
+    READ_BY,
+    ROWS,
+    SCALES,
+    PruningGrid,
+    beside,
+    corrupted,
+    rows,
+    study_pruning,
+)
 
 SMALL = {"data": "digits:test=1600", "net": "logistic", "seed": 3, "recipe": {"epochs": 6, "batch": 32, "schedule": "cosine"}}
 
@@ -100,6 +113,12 @@ def test_published_numbers_are_marked_as_they_are_known():
     assert cifar10["EL2N", "0.1"].value is None and cifar10["EL2N", "0.1"].known == "not obtainable"
     exact = {one.row: one.value for one in PUBLISHED["imagenet"]}
     assert exact == {"DUAL + beta": 0.60}
+
+
+def test_what_was_published_of_nets_on_everything_stands_in_every_column():
+    found = {(one.row, one.column): one.value for one in beside(PUBLISHED["cifar100"], (0.5, 0.3))}
+    assert {column: value for (row, column), value in found.items() if row == ALL} == {"0.5": 0.7821, "0.3": 0.7821}
+    assert len(found) == len(PUBLISHED["cifar100"]) + 1 and found["DUAL + beta", "0.1"] == 0.5456
 
 
 @pytest.mark.parametrize("more", [{}, {"validation": 0.2, "subset": 0.8}], ids=["all", "part"])

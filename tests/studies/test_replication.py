@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
+from assay.cli.study import show_replication
 from assay.core.errors import OutputExists, UsageError
 from assay.core.published import PublishedNumber
 from assay.core.replication import LeftOut, Measured, ReplicationStudy, Section
@@ -64,6 +65,31 @@ def test_the_page_marks_what_is_told_apart_and_says_how_published_numbers_are_kn
     assert "▲ 80.50 (0.96)" not in page and "▲ 80.50" in page and "▼ 59.75" in page and "70.50" in page
     assert "published: theirs (a paper; read off a figure)" in page and "not obtainable" in page and "Ours is shorter." in page
     assert page == render_replication(compared(made()))
+
+
+def test_a_published_row_stands_under_the_row_that_it_is_about():
+    more = PublishedNumber("Pruning", "good", "0.3", 0.8125, "exact", "another paper")
+    found = compared(dataclasses.replace(made(), published=(*made().published, more)))
+    page = render_replication(found)
+    places = [
+        page.index(f">{words}<")
+        for words in (
+            "good",
+            "published: good (another paper; exact)",
+            "81.25",
+            "bad",
+            "published: theirs (a paper; read off a figure)",
+        )
+    ]
+    assert places == sorted(places)
+
+
+def test_the_terminal_shows_what_was_measured_beside_what_was_published(capsys):
+    more = PublishedNumber("Pruning", "good", "0.3", 0.8125, "exact", "another paper")
+    show_replication(compared(dataclasses.replace(made(), published=(*made().published, more))))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["Pruning", "good", "0.3", "exact", "0.8125", "0.805"] in lines
+    assert ["Detection", "theirs", "area", "not", "obtainable", "–", "–"] in lines
 
 
 def test_the_table_has_every_number_and_how_the_others_are_known():

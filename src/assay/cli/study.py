@@ -1,6 +1,6 @@
 """`assay study`: replicate a whole experiment of a paper."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +12,6 @@ from .values import MaybeWhole, Switch
 if TYPE_CHECKING:
     from ..core.cleansing import CleansingStudy
     from ..core.fidelity import FidelityStudy, PublishedAgreement, Spread
-    from ..core.published import PublishedNumber
     from ..core.replication import ReplicationStudy
     from ..core.study import Study
     from ..runs.artefacts import AnyStudy
@@ -485,7 +484,7 @@ def show_study(found: "Study") -> None:
             ]
     columns = ("chosen from", "kept", "examples", "arm", "by", "test error, %", "sd")
     show_table(f"Study {found.name}: {len(found.seeds)} seeds", columns, rows, right=("kept", "examples", *columns[5:]))
-    show_published(found.published)
+    show_published(found)
     say_all(found)
 
 
@@ -549,21 +548,25 @@ def show_replication(found: "ReplicationStudy") -> None:
             rows.append((row, *(replicated(one, section.percent) for one in cells)))
         title = f"{section.name}: {section.measure}{', %' if section.percent else ''}, mean (sd) over {len(found.seeds)} seeds"
         show_table(title, (section.columns, *columns), rows, right=columns)
-    show_published(found.published)
+    show_published(found)
     if found.left_out:
         off = [(one.section, one.row, one.column, one.why) for one in found.left_out]
         show_table("Left out", ("section", "row", "column", "why"), off)
     say_all(found)
 
 
-def show_published(published: "Sequence[PublishedNumber]") -> None:
-    """Print what was published, and how it is known."""
+def show_published(found: "Study | ReplicationStudy") -> None:
+    """Print what was published, how it is known, and what the study measured of it."""
     from .console import show_table
     from .output import written
 
-    if published:
-        off = [(one.section, one.row, one.column, written(one.value, ".4g"), one.known) for one in published]
-        show_table("Published", ("section", "row", "column", "number", "how known"), off, right=("number",))
+    if found.published:
+        off = [
+            (one.section, one.row, one.column, one.known, written(one.value, ".4g"), written(found.beside(one), ".4g"))
+            for one in found.published
+        ]
+        columns = ("section", "row", "column", "how known", "published", "here")
+        show_table("Published", columns, off, right=("published", "here"))
 
 
 def say_all(found: "AnyStudy") -> None:

@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .errors import UsageError, listed
 from .fidelity import Spread, spread
 from .lineage import fingerprint
-from .published import PublishedNumber
+from .published import PublishedNumber, measured_beside
 from .trial import Comparison
 
 NAMED = 6
@@ -134,6 +134,15 @@ class ReplicationStudy:
     def seeds(self) -> tuple[int, ...]:
         """The seeds of the repetitions, rising."""
         return tuple(sorted({one.seed for one in self.measured}))
+
+    @property
+    def numbers(self) -> Iterator[tuple[str, str, str, int | str, float]]:
+        """Every number as section, row, column, seed and value."""
+        return ((one.section, one.row, one.column, one.seed, one.value) for one in self.measured)
+
+    def beside(self, one: PublishedNumber) -> float | None:
+        """What this study measured of a published number, as `measured_beside`."""
+        return measured_beside(one, self.numbers)
 
     def rows(self, section: str) -> tuple[str, ...]:
         """The rows of a section, in the order in which they were measured."""

@@ -1,13 +1,12 @@
 """The results of a pruning study: trainings on parts of the data, the power law of their error, and the choices that beat this law."""
 
 import dataclasses
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .errors import UsageError
 from .lineage import fingerprint
-from .published import PublishedNumber
+from .published import PublishedNumber, measured_beside
 from .report_data import Agreement
 from .trial import FEWEST, Comparison
 
@@ -270,16 +269,8 @@ class Study:
                         yield AGREEMENT, title, other, "all", value
 
     def beside(self, one: PublishedNumber) -> float | None:
-        """What this study measured of a published number; a source names scores without their options, such as `hard by el2n`.
-
-        Returns:
-            The mean over seeds; None where nothing of it was measured, or by several scores of that name.
-        """
-        found: dict[tuple[str, str], list[float]] = {}
-        for section, row, column, _, value in self.numbers:
-            if (section, row.partition(":")[0], column.partition(":")[0]) == (one.section, one.row, one.column):
-                found.setdefault((row, column), []).append(value)
-        return statistics.fmean(next(iter(found.values()))) if len(found) == 1 else None
+        """What this study measured of a published number, as `measured_beside`."""
+        return measured_beside(one, self.numbers)
 
     @property
     def sentences(self) -> tuple[str, ...]:

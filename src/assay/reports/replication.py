@@ -35,10 +35,21 @@ def render_replication(study: ReplicationStudy) -> str:
         parts.append(
             Part(
                 "Published",
-                "Every published number of the same things, and how it is known. Where none could be obtained, that is said.",
+                "Every published number of the same things, how it is known, and the mean over seeds of what is measured here. Where none could be obtained, that is said.",
                 None,
-                ("section", "row", "column", "source", "how known", "number"),
-                [(one.section, one.row, one.column, one.source, one.known, _published(study, one)) for one in study.published],
+                ("section", "row", "column", "source", "how known", "published", "here"),
+                [
+                    (
+                        one.section,
+                        one.row,
+                        one.column,
+                        one.source,
+                        one.known,
+                        _shown(study, one, one.value),
+                        _shown(study, one, study.beside(one)),
+                    )
+                    for one in study.published
+                ],
                 5,
             )
         )
@@ -57,11 +68,14 @@ def _part(study: ReplicationStudy, section: Section) -> Part:
             f" ▲ and ▼ are significantly above and below {section.control}: paired by seed, p below .05 after correction (Holm) for all "
             f"{study.claims} comparisons of the study."
         )
-    shown = [(row, *(_cell(study, section, row, column) for column in columns)) for row in rows]
+    shown = []
     beside = [one for one in study.published if one.section == section.name and one.value is not None]
-    for row, source, known in dict.fromkeys((one.row, one.source, one.known) for one in beside):
-        by_column = {one.column: _published(study, one) for one in beside if (one.row, one.source) == (row, source)}
-        shown.append((f"published: {row} ({source}; {known})", *(by_column.get(column, "–") for column in columns)))
+    for row in dict.fromkeys((*rows, *(one.row for one in beside))):
+        if row in rows:
+            shown.append((row, *(_cell(study, section, row, column) for column in columns)))
+        for source, known in dict.fromkeys((one.source, one.known) for one in beside if one.row == row):
+            by_column = {one.column: _shown(study, one, one.value) for one in beside if (one.row, one.source) == (row, source)}
+            shown.append((f"published: {row} ({source}; {known})", *(by_column.get(column, "–") for column in columns)))
     return Part(section.name, words, figure(study, section), (section.columns or "", *columns), shown)
 
 
@@ -83,11 +97,12 @@ def shown_spread(found: Spread, *, percent: bool) -> str:
     return f"{number(found.mean)}{spread}{within}"
 
 
-def _published(study: ReplicationStudy, one: PublishedNumber) -> str:
-    if one.value is None:
+def _shown(study: ReplicationStudy, one: PublishedNumber, value: float | None) -> str:
+    """A number of what was published, as its section shows it."""
+    if value is None:
         return "–"
     percent = next((section.percent for section in study.sections if section.name == one.section), False)
-    return minus(f"{100 * one.value:.4g}" if percent else f"{one.value:.4g}")
+    return minus(f"{100 * value:.4g}" if percent else f"{value:.4g}")
 
 
 def figure(study: ReplicationStudy, section: Section) -> Spec:

@@ -351,7 +351,7 @@ def study_pruning(
     altered = functools.partial(corrupted, plan, grid.corrupt, grid.far) if grid.corrupt else None
     study = carried_out("pruning", protocol, folder, combined, scale, execution or Execution(), altered)
     name = data.parse(plan.data).name
-    published = PUBLISHED.get(name, ()) if plan.plant is None and not grid.corrupt else ()
+    published = beside(PUBLISHED.get(name, ()), fractions) if plan.plant is None and not grid.corrupt else ()
     notes = []
     if plan.training.epochs != of_data.schedule:
         notes.append(
@@ -359,6 +359,15 @@ def study_pruning(
         )
     return finish(
         dataclasses.replace(study, published=(*published, *UNOBTAINABLE), deviations=DEVIATIONS, notes=tuple(notes)), folder
+    )
+
+
+def beside(published: Sequence[PublishedNumber], fractions: Sequence[float]) -> tuple[PublishedNumber, ...]:
+    """Published numbers in the columns of what they stand beside: nets on everything are the same in each."""
+    return tuple(
+        dataclasses.replace(one, column=f"{fraction:g}") if one.row == ALL else one
+        for one in published
+        for fraction in (fractions if one.row == ALL else fractions[:1])
     )
 
 

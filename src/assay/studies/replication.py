@@ -228,7 +228,7 @@ def _value(value: Any) -> str:
 
 def table(found: ReplicationStudy) -> str:
     """Every number as CSV, and the published ones with how each is known in the place of a seed."""
-    return numbers_table(((one.section, one.row, one.column, one.seed, one.value) for one in found.measured), found.published)
+    return numbers_table(found.numbers, found.published)
 
 
 def numbers_table(found: Iterable[tuple[str, str, str, int | str, float]], published: Iterable[PublishedNumber] = ()) -> str:
