@@ -8,6 +8,8 @@ import pytest
 
 from assay.cli.app import _placed
 from assay.cluster import Call, executor, run_all
+from assay.cluster.executors import trained
+from assay.cluster.ledger import read_ledgers
 from assay.core.errors import TrialFailed
 from assay.core.words import lasted
 from cli.shell import here, sentence
@@ -16,6 +18,28 @@ from cli.test_study import QUICK
 
 def square(number):
     return number * number
+
+
+def keeps(done, of, fails=False):
+    """A call of several trainings."""
+    for number in range(done):
+        trained(number + 1, of)
+    assert not fails
+
+
+def look(logs):
+    """What the status is while a call is at work: two of its five trainings took 30 seconds, and ended 10 seconds ago."""
+    keeps(2, 5)
+    assert len((logs / "part.log").read_text().splitlines()) == 3
+    now = time.time()
+    lines = (
+        f"began part in process 1 at {now - 40:.3f}",
+        "trained part 1 of 5 at 1.0",
+        f"trained part 2 of 5 at {now - 10:.3f}",
+        "",
+    )
+    (logs / "part.log").write_text("\n".join(lines))
+    return read_ledgers(logs)
 
 
 def fail():
@@ -102,6 +126,37 @@ def test_a_call_that_runs_is_told_from_one_that_waits_and_from_one_whose_process
     results.close()
     _, out, _ = here(capsys, "status", tmp_path, "--json")
     assert json.loads(out)["tables"][0]["rows"][0][:5] == ["trials", 1, 0, 0, 3]
+
+
+def test_trainings_that_are_given_out_several_at_a_time_are_counted_one_by_one(capsys, tmp_path):
+    logs = tmp_path / "logs"
+    calls = [
+        Call("whole", keeps, (3, 3), trainings=3),
+        Call("part", look, (logs,), trainings=5),
+        Call("next", keeps, (2, 2), trainings=2),
+    ]
+    given_out = run_all(executor("inline"), calls, logs, "retrain", 10)
+    assert next(given_out) == ("whole", None)
+    (logs / "whole.log").write_text(
+        "began whole in process 1 at 100.0\ntrained whole 1 of 3 at 120.0\ntrained whole 3 of 3 at 150.0\nended whole\n"
+    )
+    # Seen by a call that is at its third training of five.
+    _, (found,) = next(given_out)
+    assert (found.done, found.running, found.failed, found.queued, found.alive) == (10 + 3 + 2, 1, 0, 2 + 2, True)
+    # 50 seconds in two trainings (the third was kept already), and 30 in two; three are left of this call, at work for 10 seconds, and two of the next.
+    each = (50 + 30) / (2 + 2)
+    assert found.seconds == pytest.approx(each) and found.seconds_left == pytest.approx(5 * each - 10, abs=2)
+    given_out.close()
+    with pytest.raises(TrialFailed):
+        list(run_all(executor("inline"), [Call("part", keeps, (2, 5, True), trainings=5)], logs, "retrain", 13))
+    _, out, _ = here(capsys, "status", tmp_path, "--json")
+    assert json.loads(out)["tables"][0]["rows"][0][:5] == ["retrain", 15, 0, 1, 2]
+    # Its process is gone; of a call that an earlier command sent with ten, four were due.
+    ledger = json.loads((logs / "retrain.ledger").read_text())
+    (logs / "retrain.ledger").write_text(json.dumps({**ledger, "trainings": [4]}))
+    (logs / "part.log").write_text("began part in process 1 at 5.0\ntrained part 7 of 10 at 6.0\n")
+    _, out, _ = here(capsys, "status", tmp_path, "--json")
+    assert json.loads(out)["tables"][0]["rows"][0][:5] == ["retrain", 13 + 1, 0, 0, 3]
 
 
 def test_status_of_what_is_none_is_refused(capsys, tmp_path):

@@ -176,7 +176,8 @@ def test_a_call_is_the_same_whatever_is_done_of_it(mine, monkeypatch):
     second = {one.place: one.values for one in trainings.each(*asked, done=(0, 2, 5, 7))}
     assert second == {place: first[place] for place in (1, 3, 4, 6)}
     (none, all_calls), (some, calls) = sent
-    assert (none, some) == (0, 1) and all(call.resumes and call.key for call in all_calls)
+    assert (none, some) == (0, 3) and [sum(call.trainings for call in made) for made in (all_calls, calls)] == [7, 4]
+    assert all(call.resumes and call.key for call in all_calls)
     assert [call.key for call in calls] == [call.key for call in all_calls[:2]]
     assert [[place for place, _ in call.args[1]] for call in calls] == [[3, 6], [1, 4]]
     assert len({call.key for call in all_calls}) == 3

@@ -13,7 +13,7 @@ def status_(folder: Path, /) -> None:
     Another command may be at work on them.
 
     Done, running, failed, queued, and the time that is left, of each kind of training: those of a study, of its recordings too, or those that verify, cleanse, score and lds do on
-    a run. What is given out may be several trainings at a time, as leaving examples out is. It reads the logs alone and changes nothing, so that it may be called from another shell or machine with the same disk.
+    a run. It reads the logs alone and changes nothing, so that it may be called from another shell or machine with the same disk.
 
     Example: assay status studies/digits
 

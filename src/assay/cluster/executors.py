@@ -2,6 +2,7 @@
 
 import abc
 import contextlib
+import contextvars
 import dataclasses
 import multiprocessing
 import multiprocessing.connection
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import NotWritten, TrialFailed, UsageError, listed
-from .ledger import BEGAN, ENDED, FAILED, Ledger
+from .ledger import BEGAN, ENDED, FAILED, TRAINED, Ledger
 
 KINDS = ("inline", "processes", "processes:N", "slurm", "slurm:option=value,...")
 _TAIL = 8
@@ -197,6 +198,7 @@ class Call:
         args: Its positional arguments.
         key: Fingerprint of all that the result depends on; with it a call that was sent to a cluster is not sent again by a later process. Empty for none.
         resumes: Whether the call goes on where it was stopped when it is made again, so that a time limit is no end of it.
+        trainings: How many trainings it is, as `assay status` counts them.
     """
 
     name: str
@@ -204,6 +206,7 @@ class Call:
     args: tuple = ()
     key: str = ""
     resumes: bool = False
+    trainings: int = 1
 
 
 def run_all(
@@ -223,7 +226,7 @@ def run_all(
         calls: The calls to run.
         logs: Folder for one log per call: when it began, when it ended, the traceback if it failed; and of the ledger that `assay status` reads.
         task: What the calls are, for the ledger.
-        before: How many more are done already, for the ledger.
+        before: How many more trainings are done already, for the ledger.
 
     Raises:
         UsageError: Two calls share a name, or a name does not fit a file.
@@ -234,7 +237,8 @@ def run_all(
     if isinstance(pool, JobExecutor):
         pool.announce(calls, threads)
     paths = _prepare_logs(calls, logs)
-    with Ledger(logs, task, [call.name for call in calls], before, type(pool).__name__) if calls else contextlib.nullcontext():
+    sizes = {call.name: call.trainings for call in calls}
+    with Ledger(logs, task, sizes, before, type(pool).__name__) if calls else contextlib.nullcontext():
         yield from _run_all(pool, calls, paths, threads)
 
 
@@ -323,6 +327,7 @@ def noted(name: str, path: Path, let_out: tuple[type[BaseException], ...] = (Key
     """Context of a call that writes its beginning and its end into the log; an error becomes the one item of the list, but for kinds that are let out."""
     said: list[Raised] = []
     append(path, f"{BEGAN} {name} in process {os.getpid()} at {time.time():.3f}\n")
+    before = _CALL.set((name, path))
     try:
         yield said
     except let_out:
@@ -332,6 +337,26 @@ def noted(name: str, path: Path, let_out: tuple[type[BaseException], ...] = (Key
         append(path, f"{traceback.format_exc()}{FAILED} {name}\n")
     else:
         append(path, f"{ENDED} {name}\n")
+    finally:
+        _CALL.reset(before)
+
+
+_CALL: contextvars.ContextVar[tuple[str, Path] | None] = contextvars.ContextVar("call", default=None)
+"""Name and log of the call that runs."""
+
+
+def trained(done: int, of: int) -> None:
+    """Say in the log of the call that runs how many of its trainings are finished and kept; outside of a call nothing.
+
+    Args:
+        done: How many are.
+        of: How many it was given.
+
+    Raises:
+        NotWritten: The log cannot be written.
+    """
+    if (call := _CALL.get()) is not None:
+        append(call[1], f"{TRAINED} {call[0]} {done} of {of} at {time.time():.3f}\n")
 
 
 def _begin_worker(devices: Sequence[str] = (), taken: Any = None) -> None:

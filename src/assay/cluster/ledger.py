@@ -8,22 +8,24 @@ import math
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..core.errors import NotWritten, RunError, reading
 
-BEGAN, ENDED, FAILED = "began", "ended", "failed"
-"""The words by which a log's lines say what happened to a call."""
+BEGAN, TRAINED, ENDED, FAILED = "began", "trained", "ended", "failed"
+"""The words by which a log's lines say what happened to a call; `trained` how many of its trainings are finished and kept."""
 _MOST = 2**20
 """Bytes at a log's end that are read."""
 
 
 class Ledger:
-    """Context in which a process has calls out: their names stand in a file of the folder of logs, on which a lock is held as long as it lives."""
+    """Context in which a process has calls out: their names and numbers of trainings stand in a file of the folder of logs, on which a lock is held as long as it lives."""
 
-    def __init__(self, logs: Path, task: str, names: Sequence[str], before: int, where: str):
-        self._said = {"task": task, "before": before, "where": where, "began": time.time(), "names": list(names)}
+    def __init__(self, logs: Path, task: str, trainings: Mapping[str, int], before: int, where: str):
+        self._said = {
+            "task": task, "before": before, "where": where, "began": time.time(), "names": list(trainings), "trainings": list(trainings.values()),
+        }  # fmt: skip
         self._path = logs / f"{task}.ledger"
         self._handle = -1
 
@@ -47,15 +49,15 @@ class Ledger:
 
 @dataclasses.dataclass(frozen=True)
 class TaskStatus:
-    """How far the calls of one task are.
+    """How far the trainings of one task are.
 
     Attributes:
-        task: What the calls are.
+        task: What they are.
         where: Class of the executor that they were given to.
-        done, running, failed, queued: How many there are of each; `done` counts those of earlier processes too.
-        first_failed: Name of the first that failed; empty if none did.
+        done, running, failed, queued: How many there are of each; `done` counts those of earlier processes too, and of a call of several trainings those that it keeps.
+        first_failed: Name of the first call that failed; empty if none did.
         alive: Whether the process that gave them out is still there.
-        seconds: Mean duration of those that ended; None if none did.
+        seconds: Mean duration of those that are done; None if none is.
         seconds_left: Until the last one ends, if as many run side by side as now; None if that cannot be said.
     """
 
@@ -86,12 +88,13 @@ def read_ledgers(logs: Path) -> list[TaskStatus]:
                 alive = _locked(file.fileno())
                 said = json.load(file)
             names, before = [str(one) for one in said["names"]], int(said["before"])
-            found.append((float(said["began"]), _status(logs, said, names, before, alive)))
+            sizes = dict(zip(names, map(int, said.get("trainings", [1] * len(names))), strict=True))
+            found.append((float(said["began"]), _status(logs, said, sizes, before, alive)))
     return [one for _, one in sorted(found, key=lambda pair: pair[0])]
 
 
 def together(tasks: Sequence[TaskStatus], task: str) -> TaskStatus:
-    """Calls of one kind that log into several folders, as one task.
+    """Trainings of one kind that log into several folders, as one task.
 
     Args:
         tasks: How far those of each folder are; at least one.
@@ -108,28 +111,51 @@ def together(tasks: Sequence[TaskStatus], task: str) -> TaskStatus:
     )  # fmt: skip
 
 
-def _status(logs: Path, said: dict, names: Sequence[str], before: int, alive: bool) -> TaskStatus:
-    states = {name: _state(logs / f"{name}.log") for name in names if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name)}
-    of = {word: [name for name, (state, _) in states.items() if state == word] for word in (BEGAN, ENDED, FAILED, "")}
-    spans = [seconds for state, seconds in states.values() if state == ENDED and seconds]
-    mean = sum(spans) / len(spans) if spans else None
-    running, left = of[BEGAN], None
+def _status(logs: Path, said: dict, sizes: Mapping[str, int], before: int, alive: bool) -> TaskStatus:
+    seen = {
+        name: _seen(logs / f"{name}.log", size)
+        for name, size in sizes.items()
+        if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name)
+    }
+    of = {word: {name: one for name, one in seen.items() if one.last == word} for word in (BEGAN, ENDED, FAILED, "")}
+    spans = [one.spent for one in seen.values() if one.spent[0] and one.spent[1]]
+    mean = sum(seconds for seconds, _ in spans) / sum(count for _, count in spans) if spans else None
+    running, waiting, left = of[BEGAN], sum(one.left for one in of[""].values()), None
     if not alive and str(said["where"]) != "SlurmExecutor":
         # Nobody ends what was begun.
-        running, of[""] = [], of[""] + running
+        waiting, running = waiting + sum(one.left for one in running.values()), {}
     if mean is not None and running:
-        rest = sum(max(mean - states[name][1], 0) for name in running)
-        left = max(rest / len(running), 0) + math.ceil(len(of[""]) / len(running)) * mean
-    elif not running and not of[""]:
+        rest = sum(max(mean * one.left - one.since, 0) for one in running.values())
+        left = rest / len(running) + math.ceil(waiting / len(running)) * mean
+    elif not running and not waiting:
         left = 0.0
+    # Of a call that runs or failed, one training is at work or failed, and the others wait.
+    waiting += sum(one.left - 1 for one in (*running.values(), *of[FAILED].values()))
+    done = before + sum(sizes[name] - one.left for name, one in seen.items())
     return TaskStatus(
-        str(said["task"]), str(said["where"]), before + len(of[ENDED]), len(running), len(of[FAILED]), len(of[""]),
-        min(of[FAILED], default=""), alive, mean, left,
+        str(said["task"]), str(said["where"]), done, len(running), len(of[FAILED]), waiting, min(of[FAILED], default=""), alive, mean, left,
     )  # fmt: skip
 
 
-def _state(path: Path) -> tuple[str, float]:
-    """The last that a log says of its call (empty if it has not begun), and how many seconds it takes or took."""
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """What the log of a call says.
+
+    Attributes:
+        last: The last word of it; empty if the call has not begun.
+        left: How many of its trainings are not done.
+        spent: Seconds, and in how many trainings.
+        since: Seconds since it began, or since its last training was finished.
+    """
+
+    last: str
+    left: int
+    spent: tuple[float, int]
+    since: float
+
+
+def _seen(path: Path, size: int) -> _Seen:
+    """What the log of a call of so many trainings says."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(handle, errors="replace") as log:
@@ -137,17 +163,27 @@ def _state(path: Path) -> tuple[str, float]:
             log.seek(max(seen.st_size - _MOST, 0))
             lines = log.read(_MOST).splitlines()
     except OSError:
-        return "", 0.0
-    name, last, began = path.name.removesuffix(".log"), "", None
+        return _Seen("", size, (0.0, 0), 0.0)
+    name, last, began, at, count, left = path.name.removesuffix(".log"), "", 0.0, 0.0, 0, size
     for line in lines:
         word, _, rest = line.partition(" ")
-        if word in (BEGAN, ENDED, FAILED) and re.split(r"[ :]", rest)[0] == name:
-            last = word
-            at = re.search(r" at (\d+\.\d+)$", line)
-            began = float(at[1]) if at else began
-    if began is None:
-        return last, 0.0
-    return last, max((time.time() if last == BEGAN else seen.st_mtime) - began, 0.0)
+        if word not in (BEGAN, TRAINED, ENDED, FAILED) or re.split(r"[ :]", rest)[0] != name:
+            continue
+        when = re.search(r" at (\d+\.\d+)$", line)
+        if word == TRAINED:
+            # A call that an earlier process sent may have more trainings than are due now.
+            of = re.search(r" (\d+) of (\d+) ", line)
+            left = min(max(int(of[2]) - int(of[1]), 0), size) if of else left
+            at, count = float(when[1]) if when else at, count + 1
+            continue
+        last = word
+        if word == BEGAN:
+            began, at, count = float(when[1]) if when else began, 0.0, 0
+    left = 0 if last == ENDED else max(left, 1) if last else size
+    if at:
+        return _Seen(last, left, (max(at - began, 0.0), count), max(time.time() - at, 0.0))
+    lasted = max((seen.st_mtime if last == ENDED else time.time()) - began, 0.0) if began else 0.0
+    return _Seen(last, left, (lasted, size) if last == ENDED else (0.0, 0), lasted)
 
 
 def _locked(handle: int) -> bool:

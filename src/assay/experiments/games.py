@@ -375,6 +375,7 @@ class RetrainingGame:
                 trained_apart,
                 (work, coalitions[part].numpy()),
                 fingerprint(work, coalitions[part].numpy().tobytes(), __version__),
+                trainings=len(part),
             )
             for name, part in parts.items()
         ]

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import __version__
-from ..cluster.executors import Call, InlineExecutor, run_all
+from ..cluster.executors import Call, InlineExecutor, run_all, trained
 from ..core.errors import Mismatch, UsageError
 from ..core.lineage import fingerprint
 from ..replay.config import ReplayConfig
@@ -167,8 +167,10 @@ class Retraining:
             part = (kept or KeptRetrainings(Path(), made_of, 0)).part([names[place] for place in whole])
             key = fingerprint(part.stem, *map(str, whole)) if made_of else ""
             given = (whose, left, *how, kept, part)
-            calls.append(Call(f"without-{number:02d}", function, given, key, resumes=kept is not None))
-        for _, found in run_all(self.pool, calls, self.replay.run.paths.logs, self.task, chunks - len(calls)):
+            name = f"without-{number:02d}"
+            calls.append(Call(name, function, given, key, resumes=kept is not None, trainings=len(left)))
+        before = len(set(names)) - len(due)
+        for _, found in run_all(self.pool, calls, self.replay.run.paths.logs, self.task, before):
             yield found
 
     def _width(self, targets: Sequence[str]) -> int:
@@ -222,7 +224,7 @@ def _each_here(
             yield _trained(replay, place, group, steps, targets, form)
         return
     values = kept.opened(part)
-    for place, group in chunk:
+    for done, (place, group) in enumerate(chunk, 1):
         name = kept.name(group)
         if name in values:
             *numbers, seconds = values[name]
@@ -232,6 +234,7 @@ def _each_here(
         one = _trained(replay, place, group, steps, targets, form, keeper)
         values.add([name], torch.tensor([[*one.values, one.seconds]], dtype=torch.float64), [False])
         keeper.forget()
+        trained(done, len(chunk))
         yield one
 
 
