@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from sklearn.utils import Bunch
 
+from assay.cluster.ledger import read_ledgers
 from assay.core.errors import OutputExists, RunError, UnknownName, UsageError
 from assay.core.fidelity import Agreement, FidelityStudy, Refused, SeedResult, spread
 from assay.data.newsgroups import CACHE
+from assay.experiments import retraining
 from assay.experiments.trials import TURN
 from assay.maths.statistics import student_interval
 from assay.methods import parse
@@ -103,6 +105,32 @@ def test_a_seed_of_texts_is_what_the_protocol_by_hand_gives(reference, texts, ne
 def test_influence_in_the_convex_setting():
     found = one_seed("digits-logreg", "", 24, (parse(INFLUENCE["logreg"]).title,), 0)
     assert found.refused == () and found.agreements[0].tau > 0.2
+
+
+def test_a_seed_that_was_stopped_trains_the_rest(made, tmp_path, monkeypatch):
+    train, trained = retraining._trained, []
+
+    def counted(replay, place, *given):
+        if len(trained) == 10:
+            raise KeyboardInterrupt
+        trained.append(place)
+        return train(replay, place, *given)
+
+    monkeypatch.setattr(retraining, "_trained", counted)
+    grid = dataclasses.replace(GRID, seeds=1)
+    with pytest.raises(KeyboardInterrupt):
+        study_fidelity(tmp_path, scale="tiny", grid=grid)
+    # Of 25 trainings, the first of them on all examples.
+    (status,) = read_ledgers(StudyPaths(tmp_path).logs)
+    assert (status.done, status.queued) == (10, 15)
+    trained.clear()
+    monkeypatch.setattr(retraining, "_trained", lambda *given: (trained.append(given[1]), train(*given))[1])
+    found = study_fidelity(tmp_path, scale="tiny", grid=grid)
+    assert sorted(trained) == list(range(10, 25))
+    assert found.measured == tuple(one for one in made[0].measured if one.seed == 0)
+    assert [path.suffix for path in StudyPaths(tmp_path).trials.iterdir()] == [".json"]
+    (status,) = read_ledgers(StudyPaths(tmp_path).logs)
+    assert (status.done, status.queued) == (25, 0)
 
 
 def test_ends_are_the_smallest_and_the_largest_together():

@@ -171,6 +171,9 @@ def _seen(path: Path, size: int) -> _Seen:
             continue
         when = re.search(r" at (\d+\.\d+)$", line)
         if word == TRAINED:
+            if size == 1:
+                # Some calls of one training make scores too, for which they train again.
+                continue
             # A call that an earlier process sent may have more trainings than are due now.
             of = re.search(r" (\d+) of (\d+) ", line)
             left = min(max(int(of[2]) - int(of[1]), 0), size) if of else left

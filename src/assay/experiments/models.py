@@ -69,7 +69,14 @@ def open_models(models: Sequence[Run], asked: Sequence[str], request: Request, a
             asked=asked,
             agreed=agreed,
             train_many=lambda replay: Retraining(
-                replay, loop, targets, config, request.execution.pool, request.execution.progress, save=request.save
+                replay,
+                loop,
+                targets,
+                config,
+                request.execution.pool,
+                request.execution.progress,
+                save=request.save,
+                kept=request.kept,
             ),
         )
         for model in models

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +21,7 @@ class Request:
 
     Attributes:
         alone: Whether options that do not go with the run refuse their method alone, and not the call: for studies, whose other methods go on.
+        kept: Folder in which trainings without some examples are kept, and a name of all that loop and targets are: for studies, whose loop is their own.
 
     Raises:
         UsageError: `save` is a text that is no way of saving.
@@ -34,6 +36,7 @@ class Request:
     inputs: Mapping[str, Any] | None = None
     execution: Execution = dataclasses.field(default_factory=Execution)
     alone: bool = False
+    kept: tuple[Path, str] | None = None
 
     def __post_init__(self):
         check_save(self.save)
@@ -46,5 +49,5 @@ class Request:
     @property
     def of_a_run(self) -> list[str]:
         """What is given and concerns recorded runs alone, as it is written in a call."""
-        named = [field.name for field in dataclasses.fields(self) if field.name not in ("strict", "execution", "alone")]
+        named = [field.name for field in dataclasses.fields(self) if field.name not in ("strict", "execution", "alone", "kept")]
         return [f"{name}=" for name in named if getattr(self, name)] + ["Execution(pool=)"] * (self.execution.pool is not None)

@@ -66,6 +66,7 @@ class Retraining:
         task: Name of this work in the progress.
         save: Whether what each training comes to is kept in the run's folder as soon as it is finished, and taken from there if it is kept already; `"recompute"`
             takes nothing from there. Where a loop or a function of the user's own is part of it nothing is kept, since nobody can tell it again.
+        kept: Folder in which it is kept, and a name of all that a loop and functions of one's own are, which then keep too.
         passing: Whether what is kept is removed when all trainings are done, because whoever asks for them keeps the results elsewhere.
     """
 
@@ -77,6 +78,7 @@ class Retraining:
     progress: Progress = dataclasses.field(default_factory=Progress)
     task: str = "retrain"
     save: Save = False
+    kept: tuple[Path, str] | None = None
     passing: bool = False
 
     def __call__(
@@ -111,13 +113,14 @@ class Retraining:
         """
         groups = [group.numpy() for group in without]
         made_of = self._made_of(steps, targets, form)
-        there = KeptRetrainings(self.replay.run.paths.retrained(made_of).absolute(), made_of, self._width(targets))
+        folder = self.replay.run.paths.retrained(made_of) if self.kept is None else self.kept[0]
+        there = KeptRetrainings(folder.absolute(), made_of, self._width(targets))
         names = [there.name(group) for group in groups]
         places: dict[bytes, list[int]] = {}
         for place, name in enumerate(names):
             if place not in done:
                 places.setdefault(name, []).append(place)
-        keeps = bool(made_of and self.save)
+        keeps = bool(made_of and (self.save or self.kept))
         if keeps and self.save == "recompute":
             there.forget()
         known = there.known() if keeps else {}
@@ -180,13 +183,15 @@ class Retraining:
 
     def _made_of(self, steps: range, targets: Sequence[str], form: str) -> str:
         """Fingerprint of all that the trainings depend on, apart from who is left out; empty where a loop or a function of the user's own is part of it."""
+        how = repr(sorted((self.replay_config or ReplayConfig()).identity.items()))
+        if self.kept is not None:
+            return fingerprint(self.replay.run.fingerprint, self.kept[1], *targets, how, repr(steps), form, __version__)
         whole = [self.replay.named(name) for name in targets]
         means = [one.mean if isinstance(one, RowLosses) else one.loss if isinstance(one, MeanAccuracy) else one for one in whole]
         prints = [one.fingerprint for one in means if isinstance(one, MeanLoss)]
         if self.loop is not None or len(prints) < len(whole):
             return ""
         kinds = [type(one).__name__ for one in whole]
-        how = repr(sorted((self.replay_config or ReplayConfig()).identity.items()))
         replay = self.replay
         return fingerprint(replay.run.fingerprint, replay.training.made_of, *kinds, *prints, how, repr(steps), form, __version__)
 

@@ -49,6 +49,7 @@ from ..reports.fidelity import render_fidelity
 from ..runs.artefacts import finished, load_seed_result, save_seed_result
 from ..runs.disk import replace
 from ..runs.paths import StudyPaths
+from ..runs.retrainings import KeptRetrainings
 from ..runs.schema import here
 from .folders import told, written
 from .own_loop import record
@@ -373,17 +374,24 @@ def _measured(
             made_of = (cell, repr(titles), content, str(examples), __version__)
             where[name] = paths.trial(fingerprint(*made_of, *([] if regulariser == "losses" else [regulariser])), seed)
             if finished(functools.partial(load_seed_result, made_of=where[name].stem), where[name]) is None:
-                calls.append(Call(name, one_seed, (cell, sources[source], examples, titles, seed, regulariser), where[name].stem))
+                work = cell, sources[source], examples, titles, seed, regulariser, str(_trained_of(where[name]).absolute())
+                calls.append(Call(name, one_seed, work, where[name].stem, resumes=True, trainings=1 + examples))
     total, done = len(where), len(where) - len(calls)
     execution.progress.advance("seeds", done, total, "taken from an earlier study" if done else "")
     with ExitStack() as stack:
         pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
-        for name, found in run_all(pool, calls, paths.logs, "seeds", done):
+        for name, found in run_all(pool, calls, paths.logs, "seeds", done * (1 + examples)):
             done += 1
             save_seed_result(found, where[name], where[name].stem)
+            KeptRetrainings(_trained_of(where[name]), "", 0).forget()
             words = ", ".join(f"{one.method} {one.tau:.3f}" for one in found.agreements[:2])
             execution.progress.advance("seeds", done, total, f"{name}: tau {words}")
     return [load_seed_result(path, made_of=path.stem) for path in where.values()]
+
+
+def _trained_of(seed: Path) -> Path:
+    """Where the trainings of a seed are kept until it is finished."""
+    return seed.with_suffix(".retrained")
 
 
 @functools.lru_cache(maxsize=3)
@@ -499,9 +507,18 @@ def ends(values: np.ndarray) -> set[int]:
 
 
 def one_seed(
-    cell: str, path: str, size: int, titles: Sequence[str], seed: int, regulariser: Regulariser = "losses"
+    cell: str, path: str, size: int, titles: Sequence[str], seed: int, regulariser: Regulariser = "losses", kept: str = ""
 ) -> SeedResult:
     """Record, leave every example out, score, compare.
+
+    Args:
+        cell: Name of the setting.
+        path: Folder of its data.
+        size: How many examples.
+        titles: Methods.
+        seed: Seed of data, weights and split.
+        regulariser: Where the regulariser is.
+        kept: Folder in which each training without an example is kept, and taken from; empty for none.
 
     Raises:
         AssayError: Leave-one-out failed.
@@ -509,11 +526,17 @@ def one_seed(
     setting = SETTINGS[cell]
     with TURN, tempfile.TemporaryDirectory() as scratch:
         parts = drawn(*loaded(setting.data, path), seed, size)
-        return _one_seed(cell, parts, titles, seed, Path(scratch) / "run", regulariser)
+        return _one_seed(cell, parts, titles, seed, Path(scratch) / "run", regulariser, Path(kept) if kept else None)
 
 
 def _one_seed(
-    cell: str, parts: Sequence[np.ndarray], titles: Sequence[str], seed: int, folder: Path, regulariser: Regulariser
+    cell: str,
+    parts: Sequence[np.ndarray],
+    titles: Sequence[str],
+    seed: int,
+    folder: Path,
+    regulariser: Regulariser,
+    kept: Path | None,
 ) -> SeedResult:
     setting, (x, y, held, held_labels) = SETTINGS[cell], parts
     alpha = alpha_of(x, y, seed) if setting.alpha is None else setting.alpha
@@ -532,7 +555,7 @@ def _one_seed(
         return F.binary_cross_entropy_with_logits(net(inputs)[:, 0], labels)
 
     # With leave-one-out among them, loop and target are read whatever else is asked for.
-    request = Request(loop=loop, targets={"validation": validation}, alone=True)
+    request = Request(loop=loop, targets={"validation": validation}, alone=True, kept=None if kept is None else (kept, kept.stem))
     scored, refused = served(folder, list(dict.fromkeys([TRUTH, *titles])), request, joined=True)
     if TRUTH in refused:
         raise NumericalError(f"Nothing can be compared in {cell}, seed {seed}: {refused[TRUTH]}")
