@@ -1,5 +1,7 @@
 """The recorder in skorch: facts are those of a plain loop over the same batches to the bit, and training goes on as if nobody recorded."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -55,11 +57,11 @@ class HalfPrecise(Net):
             return super().forward(x)
 
 
-def plain(folder, epochs=2, kind=Net):
+def plain(folder, epochs=2, kind=Net, recording=None):
     model = kind()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loader = DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(Y)), 4, shuffle=True)
-    with assay.record(folder, model, optimizer, loader, seed=SEED) as recorder:
+    with assay.record(folder, model, optimizer, loader, recording, seed=SEED) as recorder:
         for _ in range(epochs):
             for x, y in recorder.epoch():
                 optimizer.zero_grad()
@@ -72,14 +74,18 @@ def plain(folder, epochs=2, kind=Net):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_facts_and_weights_are_those_of_a_plain_loop(tmp_path, workers):
-    net = net_of([assay.skorch.Recorder(tmp_path / "callback", seed=SEED)], iterator_train__num_workers=workers)
+    live = Recording(live=["aum", "liveval"])
+    net = net_of([assay.skorch.Recorder(tmp_path / "callback", live, seed=SEED)], iterator_train__num_workers=workers)
     net.fit(X, Y)
-    run, model = plain(tmp_path / "plain")
+    run, model = plain(tmp_path / "plain", recording=live)
     recorded = Run(tmp_path / "callback")
     assert recorded.epochs == 2
     for epoch in range(2):
         for what in ("order", "batch_sizes", "losses", "margins", "rates"):
             assert torch.equal(recorded.shard(epoch).read(what), run.shard(epoch).read(what)), what
+    for title in ("aum", "liveval"):
+        ours, theirs = (assay.score(which, title, save=False, strict=True)[title].values for which in (recorded, run))
+        assert theirs.any() and torch.equal(ours, theirs), title
     assert all(torch.equal(a, b) for a, b in zip(net.module_.state_dict().values(), model.state_dict().values(), strict=True))
     # Nothing is left in the net, which can be copied and trained again elsewhere.
     assert net.iterator_train is DataLoader
@@ -142,7 +148,63 @@ def test_without_a_seed_training_ends_as_if_nobody_recorded(tmp_path):
         net.fit(X, Y)
         weights.append(net.module_.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True))
-    assert assay.score(tmp_path / "run", ["liveval"], save=False)["liveval"].values.isfinite().all()
+    assert not Run(tmp_path / "run").stopped()
+
+
+class OneProbability(Net):
+    def forward(self, x):
+        return super().forward(x).sigmoid()
+
+
+def log_softmax_of(model, batch):
+    return -(model(batch[0]) + torch.finfo(torch.float32).eps).log().gather(1, batch[1][:, None]).flatten()
+
+
+def of_one_logit(model, batch):
+    return F.binary_cross_entropy_with_logits(model(batch[0]).flatten(), batch[1], reduction="none")
+
+
+def of_one_probability(model, batch):
+    return F.binary_cross_entropy(model(batch[0]).flatten(), batch[1], reduction="none")
+
+
+BY_CRITERION = {
+    "probabilities": (Net(softmax=True), None, Y, log_softmax_of, {"criterion": nn.NLLLoss}),
+    "one logit": (Net(1), "NeuralNetBinaryClassifier", Y > 0, of_one_logit, {"criterion": nn.BCEWithLogitsLoss}),
+    "one probability": (OneProbability(1), "NeuralNetBinaryClassifier", Y > 0, of_one_probability, {"criterion": nn.BCELoss}),
+}
+
+
+@pytest.mark.parametrize("gives", BY_CRITERION)
+def test_live_values_are_those_of_a_plain_loop_by_the_losses_it_trains_on(tmp_path, gives):
+    module, kind, targets, losses, settings = BY_CRITERION[gives]
+    targets = torch.from_numpy(targets if kind is None else targets.astype(np.float32))
+    recording = Recording(live=["liveval"])
+    net = net_of(
+        [assay.skorch.Recorder(tmp_path / "run", recording, seed=SEED)],
+        kind and getattr(skorch, kind),
+        module=copy.deepcopy(module),
+        **settings,
+    )
+    net.fit(X, targets.numpy())
+    model = copy.deepcopy(module)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(TensorDataset(torch.from_numpy(X), targets), 4, shuffle=True)
+    with assay.record(
+        tmp_path / "plain", model, optimizer, loader, recording, data=DataSpec(losses=losses), seed=SEED
+    ) as recorder:
+        for _ in range(2):
+            for batch in recorder.epoch():
+                optimizer.zero_grad()
+                values = losses(model, batch)
+                values.mean().backward()
+                optimizer.step()
+                recorder.losses(values)
+    ours, theirs = (
+        assay.score(tmp_path / name, "liveval", save=False, strict=True)["liveval"].values for name in ("run", "plain")
+    )
+    assert theirs.any() and len(set(theirs.tolist())) == EXAMPLES
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
 def test_methods_that_take_the_training_again(tmp_path):
@@ -248,7 +310,12 @@ def test_losses_of_numbers_are_those_of_a_plain_loop_and_taken_again(tmp_path, t
     loop = assay.Loop(net.module_, net.optimizer_, net.get_iterator(net.get_dataset(X, numbers), training=True), losses=squared)
     targets = {"validation": (torch.from_numpy(X) + 1, torch.from_numpy(numbers))}
     scores = assay.score(run, ["loss", "sgd_influence", "liveval"], loop=loop, targets=targets, save=False)
-    assert all(bool(scores[title].values.isfinite().all()) for title in ("loss", "sgd_influence", "liveval"))
+    own = torch.optim.SGD(model.parameters(), lr=0.1)
+    plain_loop = assay.Loop(model, own, loader, losses=squared)
+    alike = assay.score(plain_run, ["loss", "sgd_influence", "liveval"], loop=plain_loop, targets=targets, save=False)
+    for title in ("loss", "sgd_influence", "liveval"):
+        assert alike[title].values.any()
+        torch.testing.assert_close(scores[title].values, alike[title].values, rtol=1e-4, atol=1e-6)
     for epoch in range(2):
         torch.testing.assert_close(run.shard(epoch).read("losses"), plain_run.shard(epoch).read("losses"), rtol=1e-5, atol=1e-7)
 
