@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 import assay
 from assay.cli.app import run_app
-from assay.core.errors import OutputExists, UsageError
+from assay.core.errors import Mismatch, OutputExists, UsageError
 from assay.integrations.data_spec import DataSpec
 from assay.runs.recording import Recording
 from assay.runs.run import Run
@@ -245,6 +245,93 @@ def test_a_run_is_gone_on_with(tmp_path):
     assert run.epochs == 4 and run.fingerprint == whole.fingerprint
     with pytest.raises(OutputExists, match=r"already holds a run; .* by Recorder\(\.\.\., resume=True\)"):
         net_of([assay.skorch.Recorder(tmp_path / "parts")]).fit(X, Y)
+
+
+def saving(folder, **settings):
+    """A checkpoint of skorch's own at the end of every epoch."""
+    return skorch.callbacks.Checkpoint(**{"monitor": None, "dirname": str(folder / "own"), **settings})
+
+
+def momentum_of(folder, callbacks, **settings):
+    return net_of([*callbacks, assay.skorch.Recorder(folder, seed=SEED)], optimizer__momentum=0.5, **settings)
+
+
+@pytest.mark.parametrize("way", ["LoadInitState", "TrainEndCheckpoint", "load_params", "partial_fit", "warm_start"])
+def test_a_run_is_gone_on_with_from_the_checkpoint_of_skorch(tmp_path, way):
+    own = {"LoadInitState": saving(tmp_path), "load_params": saving(tmp_path)}.get(
+        way, skorch.callbacks.TrainEndCheckpoint(dirname=str(tmp_path / "own"))
+    )
+    first = momentum_of(tmp_path / "parts", [own]).fit(X, Y)
+    if way == "partial_fit":
+        net = first.partial_fit(X, Y)
+    elif way == "warm_start":
+        net = first.set_params(warm_start=True).fit(X, Y)
+    elif way == "load_params":
+        net = momentum_of(tmp_path / "parts", []).initialize()
+        net.load_params(checkpoint=own)
+        net.partial_fit(X, Y)
+    else:
+        net = momentum_of(tmp_path / "parts", [skorch.callbacks.LoadInitState(own)]).fit(X, Y)
+    whole = momentum_of(tmp_path / "whole", [], max_epochs=4).fit(X, Y)
+    run = Run(tmp_path / "parts")
+    assert run.epochs == len(net.history) == 4 and run.fingerprint == Run(tmp_path / "whole").fingerprint
+    assert all(
+        torch.equal(a, b) for a, b in zip(net.module_.state_dict().values(), whole.module_.state_dict().values(), strict=True)
+    )
+
+
+def test_a_checkpoint_of_skorch_that_is_not_the_end_of_the_run_is_refused_before_training(tmp_path):
+    class First(skorch.callbacks.Checkpoint):
+        def on_epoch_end(self, net, **more):
+            if len(net.history) == 1:
+                self.save_model(net)
+
+    earlier = First(monitor=None, event_name=None, dirname=str(tmp_path / "own"))
+    momentum_of(tmp_path / "run", [earlier]).fit(X, Y)
+    load = skorch.callbacks.LoadInitState(earlier)
+    with pytest.raises(Mismatch, match=r"holds 2 epochs, and the trainer goes on in epoch 1 .*checkpoint at the end of epoch 1"):
+        momentum_of(tmp_path / "run", [load]).fit(X, Y)
+    # Another training of as many epochs.
+    other = saving(tmp_path, dirname=str(tmp_path / "other"))
+    net_of([other], lr=0.2).fit(X, Y)
+    with pytest.raises(Mismatch, match="ended epoch 1 with other weights than the trainer's checkpoint"):
+        momentum_of(tmp_path / "run", [skorch.callbacks.LoadInitState(other)]).fit(X, Y)
+    # Without a history nobody knows where it goes on.
+    momentum_of(tmp_path / "blind", []).fit(X, Y).save_params(f_params=tmp_path / "params", f_optimizer=tmp_path / "optimizer")
+    blind = momentum_of(tmp_path / "blind", []).initialize()
+    blind.load_params(f_params=tmp_path / "params", f_optimizer=tmp_path / "optimizer")
+    with pytest.raises(OutputExists, match="a checkpoint of its last epoch that has a history"):
+        blind.partial_fit(X, Y)
+    assert Run(tmp_path / "run").epochs == Run(tmp_path / "blind").epochs == 2
+    # What assay keeps comes before what was loaded, and it says so.
+    with pytest.warns(UserWarning, match="set the net back to the end of the last epoch"):
+        net = net_of(
+            [load, assay.skorch.Recorder(tmp_path / "run", seed=SEED, resume=True)], optimizer__momentum=0.5, max_epochs=1
+        ).fit(X, Y)
+    whole = momentum_of(tmp_path / "whole", [], max_epochs=3).fit(X, Y)
+    assert torch.equal(net.module_.net[0].weight, whole.module_.net[0].weight)
+
+
+def test_a_schedule_goes_on_by_the_history_of_a_checkpoint_and_else_it_is_told(tmp_path):
+    def slowing():
+        return skorch.callbacks.LRScheduler(policy=torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda epoch: 1 - epoch / 4)
+
+    own = saving(tmp_path)
+    momentum_of(tmp_path / "parts", [own, slowing()]).fit(X, Y)
+    momentum_of(tmp_path / "whole", [slowing()], max_epochs=4).fit(X, Y)
+    with pytest.warns(UserWarning, match="The schedule of LRScheduler begins anew"):
+        net_of([slowing(), assay.skorch.Recorder(tmp_path / "parts", resume=True, seed=SEED)], max_epochs=0).fit(X, Y)
+    momentum_of(tmp_path / "parts", [skorch.callbacks.LoadInitState(own), slowing()]).fit(X, Y)
+    run, whole = Run(tmp_path / "parts"), Run(tmp_path / "whole")
+    assert torch.equal(run.shard(3).read("rates"), whole.shard(3).read("rates")) and run.fingerprint == whole.fingerprint
+
+
+@pytest.mark.filterwarnings("default:.*another state of the optimizer")
+def test_a_checkpoint_of_skorch_without_its_optimizer_is_told(tmp_path):
+    own = saving(tmp_path, f_optimizer=None)
+    momentum_of(tmp_path / "run", [own]).fit(X, Y)
+    with pytest.warns(UserWarning, match=r"another state of the optimizer than .* \(momentum_buffer of parameter 0\)"):
+        momentum_of(tmp_path / "run", [skorch.callbacks.LoadInitState(own)]).fit(X, Y)
 
 
 @pytest.mark.filterwarnings("default:.*is not recorded")

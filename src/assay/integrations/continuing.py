@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 
 from ..core.errors import Mismatch, OutputExists, UsageError
 from ..replay.wrapped import inner_optimizer
-from ..runs.packing import unpack
 from ..runs.paths import RunPaths
 from ..runs.recorder import check_place
 from ..runs.recording import Recording
@@ -22,6 +21,7 @@ from ..runs.run import AGAIN, Run
 from ..training.wrappers import names_inside, unwrapped
 from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
+from .loop_state import saved_state
 from .processes import first_process
 from .pytorch import record
 from .sharded import sharded, whole
@@ -140,8 +140,7 @@ class Asked:
             )
         if epochs != went or run.header.checkpoints == "none":
             return
-        file = run.checkpoint(epochs - 1)
-        kept = unpack(file.read_all(), file.notes["state"])
+        kept = saved_state(self.folder)
         if apart := _apart(names_inside(kept["model"], model), now["model"]):
             raise Mismatch(
                 f"{self.folder} ended epoch {epochs - 1} with other weights than the trainer's checkpoint has ({apart[0]}); resume the trainer that was "
@@ -162,6 +161,23 @@ class Asked:
                 "loads it (parts of a model: accelerate 1.13).",
                 stacklevel=2,
             )
+
+
+def end_of(folder: Path) -> dict[str, Any] | None:
+    """The states of model and optimizer at the end of a run's last epoch; None where there is no run, no epoch, or no checkpoint.
+
+    Raises:
+        Mismatch: It was recorded otherwise.
+    """
+    if not RunPaths(folder).header.exists():
+        return None
+    run = Run(folder)
+    return saved_state(folder) if run.epochs and run.header.checkpoints != "none" else None
+
+
+def ends_alike(kept: Mapping[str, Any], model: nn.Module) -> bool:
+    """Whether a model has the weights that were kept."""
+    return not _apart(names_inside(kept["model"], model), model.state_dict())
 
 
 def _apart(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

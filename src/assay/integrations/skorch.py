@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ..replay.losses import Losses, cross_entropies, pair
 from ..runs.recording import Recording
 from ..runs.run import AGAIN
 from ..training.batches import placed
-from .continuing import Asked
+from .continuing import Asked, end_of, ends_alike
 from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
 from .model_losses import losses_of_step
@@ -34,6 +35,7 @@ except ImportError:
     Callback = object
 
 CURE = "let the net train on every batch of an epoch"
+GO_ON = "Recorder(..., resume=True), or by loading a checkpoint of its last epoch that has a history (LoadInitState)"
 OWN = "give data=assay.DataSpec(task='losses', losses=...), a function (model, batch) that returns the loss of each example"
 
 
@@ -170,7 +172,8 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         data: Facts about examples and batches; `ids` name the rows of `X`.
         seed: If given, all generators are seeded from (seed, epoch) before each epoch, so that the training can be taken again. If None, none is touched.
         about: Description of what is trained, for the report.
-        resume: Go on with the run in `folder`, if there is one: module and optimizer are set to its last epoch.
+        resume: Go on with the run in `folder`, if there is one: module and optimizer are set to its last epoch. Not needed where the net goes on by
+            itself from the end of that epoch: by `partial_fit`, or from a checkpoint that `LoadInitState` or `load_params` loads, with its history.
 
     Raises:
         UsageError: skorch is not installed, or an argument is of a wrong kind. While it trains: ids or logits cannot be captured.
@@ -198,9 +201,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **more: Any) -> None:
         """Look into the iterator of the fit that begins."""
         self._leave(net)
-        asked = Asked(Path(self.folder), self.recording or Recording(), self.data or DataSpec(), self.seed, self.about)
-        if not self.resume:
-            asked.check_new("Recorder(..., resume=True)")
+        Asked(Path(self.folder), self.recording or Recording(), self.data or DataSpec(), self.seed, self.about)
         net.iterator_train = KeyedIterator(net.iterator_train, net, self)
         self.waits_ = True
 
@@ -230,22 +231,45 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         if not getattr(net, "_optimizers", None):
             raise unknown_version("skorch", f"no _optimizers in {type(net).__name__}")
         optimizers = [getattr(net, f"{name}_") for name in net._optimizers]
-        self.recorder_ = record(
-            self.folder,
-            net.module_,
-            optimizers[0] if len(optimizers) == 1 else optimizers,
-            loader,
-            recording,
-            data=data,
-            seed=self.seed,
-            about={**(self.about or {}), AGAIN: _again(net, loader, own)},
-            resume=self.resume,
-        )
+        optimizer = optimizers[0] if len(optimizers) == 1 else optimizers
+        about = {**(self.about or {}), AGAIN: _again(net, loader, own)}
+        # By now a callback has loaded what it loads when a training begins.
+        went = len(net.history)
+        if self.resume:
+            self._set_back(net, went)
+            self.recorder_ = record(
+                self.folder, net.module_, optimizer, loader, recording, data=data, seed=self.seed, about=about, resume=True
+            )
+        else:
+            asked = Asked(Path(self.folder), recording, data, self.seed, about)
+            self.recorder_ = asked.begin(net.module_, optimizer, loader, went=went, way=GO_ON)
         if not own:
             self.recorder_.recorder.smoothing = float(getattr(net.criterion_, "label_smoothing", 0.0))
         keyed = keyed_copy(loader, lasting_workers=self.seed is None)
         self.recorder_.keyed(keyed)
         return Handed(keyed, self)
+
+    def _set_back(self, net: Any, went: int) -> None:
+        """Say what of a net is not as it was at the end of the run's last epoch, to which its module and optimizer are set back.
+
+        Warns:
+            UserWarning: Other weights, or the place in a schedule, are lost.
+        """
+        if (kept := end_of(Path(self.folder))) is None:
+            return
+        if went and not ends_alike(kept, net.module_):
+            warnings.warn(
+                f"Recorder(..., resume=True) set the net back to the end of the last epoch in {self.folder}, from other weights that it had learnt or loaded; to "
+                "go on from a checkpoint of skorch, leave resume= out and load the one of that epoch.",
+                stacklevel=2,
+            )
+        kinds = {kind.__name__ for _, callback in net.callbacks_ for kind in type(callback).__mro__}
+        if not went and "LRScheduler" in kinds:
+            warnings.warn(
+                f"The schedule of LRScheduler begins anew, because the net has no history of the epochs in {self.folder}; to go on with it, leave resume= out and "
+                "load a checkpoint of skorch that has the history.",
+                stacklevel=2,
+            )
 
     def on_epoch_begin(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **more: Any) -> None:
         """Begin an epoch."""
