@@ -133,6 +133,94 @@ def test_a_resumed_training_goes_on_with_its_run(tmp_path):
     assert run.epochs == whole.epochs == 4 and run.fingerprint == whole.fingerprint and same(again, model)
 
 
+def saved(folder, epochs, *, load=None, when="after", save=None, begin=0, seed=3, seedable=True, resume=False):
+    """A loop that keeps checkpoints of accelerate, with a schedule; recorded, if it is given a folder."""
+    torch.manual_seed(11)
+    config = accelerate.utils.DataLoaderConfiguration(use_seedable_sampler=seedable)
+    accelerator = accelerate.Accelerator(cpu=True, dataloader_config=config)
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, DataLoader(data(), 4, shuffle=True), scheduler)
+
+    def train(batches, note=lambda logits, labels: None):
+        for epoch in range(begin, epochs):
+            loader.set_epoch(epoch)
+            fit(accelerator, model, optimizer, batches(), note)
+            scheduler.step()
+            if save and epoch == epochs - 1:
+                accelerator.save_state(save)
+
+    if load and when == "before":
+        accelerator.load_state(load)
+    if folder is None:
+        if load and when == "after":
+            accelerator.load_state(load)
+        train(lambda: loader)
+        return model
+    with assay.record(folder, model, optimizer, loader, seed=seed, resume=resume) as recorder:
+        if load and when == "after":
+            accelerator.load_state(load)
+        train(recorder.epoch, recorder.batch)
+    return model
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("seedable", [False, True])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_run_is_gone_on_with_from_the_checkpoint_of_accelerate(tmp_path, when, seedable, seed):
+    own, settings = str(tmp_path / "own"), {"seedable": seedable, "seed": seed}
+    saved(tmp_path / "parts", 2, save=own, **settings)
+    model = saved(tmp_path / "parts", 4, begin=2, load=own, when=when, resume=True, **settings)
+    whole = saved(tmp_path / "whole", 4, **settings)
+    run = Run(tmp_path / "parts")
+    assert run.epochs == 4 and run.fingerprint == Run(tmp_path / "whole").fingerprint and same(model, whole)
+    if seed is None:
+        # As if nobody recorded.
+        saved(None, 2, save=own, **settings)
+        assert same(saved(None, 4, begin=2, load=own, **settings), model)
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_prepared_loader_draws_the_order_of_the_epoch_that_was_set(tmp_path, counted):
+    def order(folder, begin, resume=False):
+        config = accelerate.utils.DataLoaderConfiguration(use_seedable_sampler=True, data_seed=1)
+        accelerator = accelerate.Accelerator(cpu=True, dataloader_config=config)
+        made = net()
+        prepared = accelerator.prepare(made, torch.optim.SGD(made.parameters(), lr=0.1), DataLoader(data(), 4, shuffle=True))
+        with assay.record(folder, *prepared, seed=4, resume=resume) as recorder:
+            for epoch in range(begin, begin + 2):
+                if counted:
+                    prepared[2].set_epoch(epoch)
+                fit(accelerator, *prepared[:2], recorder.epoch(), recorder.batch)
+        assert prepared[2].iteration == begin + 2
+        return [Run(folder).shard(epoch).read("order").tolist() for epoch in range(Run(folder).epochs)]
+
+    order(tmp_path / "parts", 0)
+    orders = order(tmp_path / "parts", 2, resume=True)
+    # Without a count of the user's, by the seed, which lets a run be resumed to the bit.
+    assert len({tuple(each) for each in orders}) == 4
+    if counted:
+        assert order(tmp_path / "later", 2) == orders[2:]
+
+
+def test_a_checkpoint_of_accelerate_that_is_not_the_end_of_the_run_is_not_taken_silently(tmp_path):
+    first, run = str(tmp_path / "first"), tmp_path / "run"
+    saved(run, 1, save=first)
+    saved(run, 2, begin=1, resume=True)
+    kept = Run(run).fingerprint
+    with pytest.raises(Mismatch, match="ended epoch 1 with other weights than the model has now, which something changed after"):
+        saved(run, 3, begin=2, load=first, resume=True)
+    assert Run(run).fingerprint == kept
+    accelerator, model, optimizer, loader = prepared()
+    with assay.record(run, model, optimizer, loader, seed=3, resume=True) as recorder:
+        fit(accelerator, model, optimizer, accelerator.skip_first_batches(loader, 2))
+        with pytest.raises(Mismatch, match=r"as steps outside recorder\.epoch\(\) did"):
+            next(recorder.epoch())
+    with pytest.warns(UserWarning, match=r"set model and optimizer back to the end of the last epoch in .* learnt or loaded"):
+        saved(run, 3, begin=2, load=first, when="before", resume=True)
+
+
 def test_live_values_are_those_of_a_plain_loop_and_accumulated_ones_those_of_a_replay(tmp_path):
     def values(run, **more):
         return assay.score(run, "liveval", save=False, strict=True, **more)["liveval"].values

@@ -355,9 +355,9 @@ def test_optimizers_that_keep_more_than_tensors_are_compared(tmp_path, change):
 
 @pytest.mark.filterwarnings("default:.*is not recorded")
 def test_an_epoch_of_two_processes_is_left_with_a_warning_and_the_next_is_recorded(tmp_path):
-    def trained(resume=None, stop=None, folder="run"):
+    def trained(resume=None, stop=None, folder="run", epochs=3):
         trainer = trainer_of(
-            tmp_path, callbacks=[Stops(stop)] if stop else [], num_train_epochs=3, save_strategy="steps", save_steps=8
+            tmp_path, callbacks=[Stops(stop)] if stop else [], num_train_epochs=epochs, save_strategy="steps", save_steps=2
         )
         if folder:
             assay.attach(trainer, tmp_path / folder)
@@ -368,9 +368,17 @@ def test_an_epoch_of_two_processes_is_left_with_a_warning_and_the_next_is_record
         UserWarning, match=r"Epoch 1 of .* was left after 2 batches and is not recorded .*; let the Trainer train on every batch"
     ):
         trained(stop=8)
-    with pytest.warns(UserWarning, match="Epoch 1 of .* was left after 4 batches and is not recorded"):
+    with pytest.warns(
+        UserWarning,
+        match=r"Epoch 1 of .* was left after 4 batches and is not recorded .*; the trainer went on in its middle, from a checkpoint",
+    ):
         again = trained(resume=True)
     assert Run(tmp_path / "run").epochs == 2
+    # The run is an epoch short of the training, and goes on from its end nevertheless.
+    trained(resume=True, epochs=4)
+    assert Run(tmp_path / "run").epochs == 3
+    with pytest.raises(Mismatch, match="holds 3 epochs, and the trainer goes on in epoch 0"):
+        trained(resume=str(tmp_path / "hf/checkpoint-4"))
     # The trainer's own checkpoint was gone on with, and not the state at the end of the run's last epoch.
     torch.testing.assert_close(
         again.model.state_dict(),

@@ -192,6 +192,28 @@ def test_a_resumed_training_goes_on_with_its_run(tmp_path):
         trained("parts", 2)
 
 
+@pytest.mark.filterwarnings("default:.*is not recorded")
+def test_an_epoch_that_is_gone_on_with_in_its_middle_is_left_with_a_warning_and_the_next_is_recorded(tmp_path):
+    def trained(epochs, resume=None, stop=-1):
+        saves = lightning.callbacks.ModelCheckpoint(
+            tmp_path / "saved", every_n_train_steps=2, save_top_k=-1, filename="{step}", save_on_train_epoch_end=False
+        )
+        recorder = assay.lightning.Recorder(tmp_path / "run", seed=SEED)
+        trainer = trainer_of(tmp_path, [saves, recorder], max_epochs=epochs, max_steps=stop, enable_checkpointing=True)
+        trainer.fit(Module(), DataLoader(dataset(), 4, shuffle=True), ckpt_path=resume)
+        return trainer
+
+    # 6 batches an epoch.
+    with pytest.warns(UserWarning, match="Epoch 1 of .* was left after 2 batches and is not recorded"):
+        trained(3, stop=8)
+    with pytest.warns(
+        UserWarning,
+        match=r"Epoch 1 of .* was left after 4 batches and is not recorded .*; the trainer went on in its middle, from a checkpoint",
+    ):
+        trained(3, tmp_path / "saved/step=8.ckpt")
+    assert Run(tmp_path / "run").epochs == 2
+
+
 def test_what_lightning_saved_becomes_the_run_that_was_recorded_beside_it(tmp_path):
     module = Module()
     saves = lightning.callbacks.ModelCheckpoint(tmp_path / "saved", save_top_k=-1, filename="{epoch}")

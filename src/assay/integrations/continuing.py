@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -21,10 +20,13 @@ from ..runs.run import AGAIN, Run
 from ..training.wrappers import names_inside, unwrapped
 from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
-from .loop_state import saved_state
+from .loop_state import apart, saved_state
 from .processes import first_process
-from .pytorch import record
+from .pytorch import begin_recording
 from .sharded import sharded, whole
+
+MIDWAY = "the trainer went on in its middle, from a checkpoint that was saved there; save checkpoints at the ends of epochs to lose none"
+"""Why an epoch is not recorded, as the warning names it."""
 
 
 def seeded_when_iterated(loader: DataLoader, recorder: LoopRecorder) -> None:
@@ -114,7 +116,7 @@ class Asked:
         if resumes:
             self._check_goes_on(inner, now, went)
             held = [copy.deepcopy(part.state_dict()) for part in (inner, inner_optimizer(optimizer))]
-        made = record(
+        made = begin_recording(
             self.folder,
             model,
             optimizer,
@@ -133,17 +135,21 @@ class Asked:
 
     def _check_goes_on(self, model: nn.Module, now: Mapping[str, Any], went: float) -> None:
         run, epochs = Run(self.folder), math.floor(went)
-        if run.epochs != epochs:
+        looked_at = epochs == went and run.epochs > 0 and run.header.checkpoints != "none"
+        kept = saved_state(self.folder) if looked_at else {}
+        other = apart(names_inside(kept["model"], model), now["model"]) if looked_at else []
+        # A run is shorter than the training where an epoch was not trained whole in one process; the weights then tell that this is its end.
+        shorter = run.epochs < epochs and (not other if looked_at else any(commit.skipped for commit in run.commits))
+        if run.epochs != epochs and not shorter:
             at = f"resume the trainer from its checkpoint at the end of epoch {run.epochs - 1}, or " if run.epochs else ""
             raise Mismatch(
                 f"{self.folder} holds {run.epochs} epochs, and the trainer goes on in epoch {epochs} (counted from 0); {at}record into another folder."
             )
-        if epochs != went or run.header.checkpoints == "none":
+        if not looked_at:
             return
-        kept = saved_state(self.folder)
-        if apart := _apart(names_inside(kept["model"], model), now["model"]):
+        if other:
             raise Mismatch(
-                f"{self.folder} ended epoch {epochs - 1} with other weights than the trainer's checkpoint has ({apart[0]}); resume the trainer that was "
+                f"{self.folder} ended epoch {run.epochs - 1} with other weights than the trainer's checkpoint has ({other[0]}); resume the trainer that was "
                 "recorded, or record into another folder."
             )
         slots, found = (
@@ -154,9 +160,9 @@ class Asked:
             }
             for state in (kept, now)
         )
-        if (apart := _apart(slots, found)) and first_process():
+        if (other := apart(slots, found)) and first_process():
             warnings.warn(
-                f"The trainer goes on with another state of the optimizer than {self.folder} ended epoch {epochs - 1} with ({apart[0]}): what is recorded from here "
+                f"The trainer goes on with another state of the optimizer than {self.folder} ended epoch {run.epochs - 1} with ({other[0]}): what is recorded from here "
                 "on is a training whose optimizer began anew, or lost a part of its state. Save the optimizer with the trainer's checkpoints, in a version that "
                 "loads it (parts of a model: accelerate 1.13).",
                 stacklevel=2,
@@ -173,26 +179,3 @@ def end_of(folder: Path) -> dict[str, Any] | None:
         return None
     run = Run(folder)
     return saved_state(folder) if run.epochs and run.header.checkpoints != "none" else None
-
-
-def ends_alike(kept: Mapping[str, Any], model: nn.Module) -> bool:
-    """Whether a model has the weights that were kept."""
-    return not _apart(names_inside(kept["model"], model), model.state_dict())
-
-
-def _apart(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of what was kept and is otherwise, or not there."""
-    return [name for name, value in kept.items() if name not in now or not _same(value, now[name])]
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return torch.equal(one.cpu(), other.cpu())
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
-        return False
-    # A number may come back as one of another kind, and one that is none is equal to itself.
-    return bool(one == other) or (one != one and other != other)

@@ -29,7 +29,7 @@ from ..runs.recorder import check_place
 from ..runs.recording import Recording
 from ..training.batches import placed
 from .batch_keys import LABELS, NAME, Carried, DictCollate, check_one_label, labels_in, logits_of, taken
-from .continuing import Asked, seeded_when_iterated
+from .continuing import MIDWAY, Asked, seeded_when_iterated
 from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
 from .model_losses import OWN, CountedTokens, ModelLosses, ModelTask, losses_of_step, task_of
@@ -132,6 +132,7 @@ class Events(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self._recorder: LoopRecorder | None = None
         self._task, self._labelled = ModelTask(None, None), False
         self._first = 0
+        self._cure = CURE
         self._again, self._own = "assay.huggingface.loop_of(trainer)", False
 
     @property
@@ -201,6 +202,7 @@ class Events(TrainerCallback):  # type: ignore[misc, unused-ignore]
         asked = Asked(self.folder, self.recording, data, self._seed, self._about).taken_again_by(again)
         made = asked.begin(model, optimizer, loader, went=went, way=WAY)
         self._first = math.floor(went) - made.epochs
+        self._cure = MIDWAY if went % 1 else CURE
         if not self._own and self._data.losses is cross_entropies:
             # Facts are made of the model's logits, whatever the Trainer makes of the labels in its loss.
             made.recorder.smoothing = float(args.label_smoothing_factor)
@@ -221,7 +223,8 @@ class Events(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """End and commit the epoch."""
         if self._recorder is not None:
             # Now, because the best model may be loaded before the training ends.
-            self._recorder.end_epoch(CURE)
+            self._recorder.end_epoch(self._cure)
+            self._cure = CURE
 
     def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """End the recording."""

@@ -21,7 +21,7 @@ from ..replay.losses import cross_entropies
 from ..runs.given_values import LOST
 from ..runs.recording import Recording
 from .batch_keys import check_one_label, labels_in, logits_of
-from .continuing import Asked
+from .continuing import MIDWAY, Asked
 from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
 from .processes import Shares, connected
@@ -138,6 +138,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         self._keyed: DataLoader | None = None
         self._fetched: KeyedBatch | None = None
         self._begun = self._batches = 0
+        self._midway = False
         self._active = self._open = self._awaited = False
 
     @property
@@ -266,7 +267,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
                 f"view='eval' calls the module on a batch's inputs, and {type(pl_module).__name__} has no forward; give it one, or give "
                 "data=assay.DataSpec(forward=...), a function that returns (logits, labels)."
             )
-        midway = bool(getattr(trainer.fit_loop, "restarted_mid_epoch", False))
+        self._midway = midway = bool(getattr(trainer.fit_loop, "restarted_mid_epoch", False))
         optimizers = trainer.optimizers
         self._recorder = self._asked.taken_again_by(self._again(trainer)).begin(
             pl_module,
@@ -388,7 +389,8 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         if self._recorder is not None:
             self._open = False
             # Now, because another callback may change the weights when the training ends.
-            self._recorder.end_epoch(CURE, whole=self._batches >= trainer.num_training_batches)
+            cure = MIDWAY if self._midway and self._begun == 1 else CURE
+            self._recorder.end_epoch(cure, whole=self._batches >= trainer.num_training_batches)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """End the recording."""

@@ -19,12 +19,12 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from ..core.accumulators import AbstractStepMethod
-from ..core.errors import AssayError, RunError, UsageError, listed
+from ..core.errors import AssayError, Mismatch, RunError, UsageError, listed
 from ..core.method import AbstractMethod
 from ..methods import parse
 from ..replay.generators import seed_loop, untouched_generators
 from ..replay.joined import JoinedOptimizers
-from ..replay.keyed import KeyedBatch, KeyedCollate, KeyedDataset, collate_of, keyed_copy
+from ..replay.keyed import KeyedBatch, KeyedCollate, KeyedDataset, collate_of, count_alike, keyed_copy
 from ..replay.live import LiveSteps
 from ..replay.live_gradients import LiveGradients
 from ..replay.live_methods import LiveMethods
@@ -45,7 +45,7 @@ from .data_spec import DataSpec, ids_in
 from .doubles import Doubles
 from .live_scores import Live
 from .loader_checks import check_together
-from .loop_state import Parts
+from .loop_state import Parts, ends_alike, saved_state
 from .mixing import MixtureWatch
 from .processes import Processes, disconnected
 from .row_watch import RowWatch
@@ -122,7 +122,10 @@ class LoopRecorder:
         self._chosen = chosen
         self._watcher = Watcher(loader, chosen, recorder.ids, data.losses, data.forward)
         kept = None if selecting is None else selecting.places
-        self._loader = loader
+        self._given = self._loader = loader
+        if recorder.epochs and recorder.header.seed is not None and not vars(loader).get("iteration", 1):
+            # A loader that accelerate prepared and that has given nothing yet begins with the order of its first epoch.
+            vars(loader)["iteration"] = recorder.epochs
         if data.id_field is None:
             self._loader = keyed_copy(loader, lasting_workers=recorder.header.seed is None, kept=kept)
         self._rows = RowWatch(recorder.ids)
@@ -136,6 +139,8 @@ class LoopRecorder:
         self._settings: list[tuple[list[float], list[tuple[float, float]]]] = []
         self._carried = CarriedGradients(parts.model)
         self._altered, self._warned_of_altered = AlteredWeights(parts.model), False
+        # From here on as the run ended.
+        self._altered.stepped()
         self._open: OpenEpoch | None = None
         self._uncommitted = self._closed = self._begun = False
         self._outside = 0
@@ -234,11 +239,13 @@ class LoopRecorder:
         Raises:
             UsageError: The recorder is closed, a batch was not recorded, its rows are in another order than its items, the sampler gives no
                 positions, or the dataset gives a random substitute for an item.
+            Mismatch: Somebody changed the weights of a resumed model before its first epoch.
             NumericalError: A logit is NaN or infinite, or the weights at the end of the epoch before are.
             NotWritten: The operating system refuses; the epochs before are intact.
         """
+        self._check_goes_on()
         epoch = self._begin_epoch()
-        for fetched in self._loader:
+        for fetched in self._fetched():
             if self._id_field is not None:
                 fetched = KeyedBatch(self._named(fetched, f"Epoch {epoch.index}, batch {epoch.begun}"), fetched)
             if not isinstance(fetched, KeyedBatch):
@@ -264,6 +271,35 @@ class LoopRecorder:
                 )
             self._take_in(epoch)
         self._finish(epoch)
+
+    def _fetched(self) -> Iterator[Any]:
+        """The batches of the keyed loader, which counts its epochs with the one that the loop was given."""
+        count_alike(self._loader, self._given)
+        yield from self._loader
+        count_alike(self._given, self._loader)
+
+    def _check_goes_on(self) -> None:
+        """Refuse a resumed model that somebody gave other weights meanwhile, as by a checkpoint of another epoch.
+
+        Raises:
+            Mismatch: It has other weights than those with which the run ended.
+        """
+        if not self.epochs or self._begun or self._parts.sharded:
+            # Changes between two epochs are told at the commit of the first one.
+            return
+        if self._processes is None:
+            self._check_weights()
+        else:
+            self._processes.exchange(f"Epoch {self.epochs}, before it", lambda: None, lambda _: self._check_weights())
+
+    def _check_weights(self) -> None:
+        # A model that moved to another device has the same weights, and other sums.
+        if self._altered.altered() and not ends_alike(saved_state(self.recorder.paths.folder), self._model):
+            moved = ", as steps outside recorder.epoch() did" if self._outside else ""
+            raise Mismatch(
+                f"{self.recorder.paths.folder} ended epoch {self.epochs - 1} with other weights than the model has now, which something changed after "
+                f"assay.record(..., resume=True){moved}; load nothing, or the checkpoint of the end of that epoch, or record into another folder."
+            )
 
     def keyed(self, loader: DataLoader) -> None:
         """Say that somebody else iterates the loader: a trainer, which then calls `begin_epoch`, `begin_batch`, `batch` and `end_epoch`.

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -115,3 +116,26 @@ def saved_state(folder: Path) -> dict[str, Any]:
     if "state" not in file.notes:
         raise Mismatch(f"{run.folder} was not recorded by a loop like this one; resume it with `assay record --resume`.")
     return unpack(file.read_all(), file.notes["state"])
+
+
+def ends_alike(kept: Mapping[str, Any], model: nn.Module) -> bool:
+    """Whether a model has the weights that were kept."""
+    return not apart(names_inside(kept["model"], model), model.state_dict())
+
+
+def apart(kept: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of what was kept and is otherwise, or not there."""
+    return [name for name, value in kept.items() if name not in now or not _same(value, now[name])]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one.cpu(), other.cpu())
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
+        return False
+    # A number may come back as one of another kind, and one that is none is equal to itself.
+    return bool(one == other) or (one != one and other != other)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -30,8 +31,8 @@ from ..training.wrappers import unwrapped
 from .data_spec import DataSpec, as_labels, labels_of
 from .loader_checks import check_losses, check_together, check_visits, check_visits_all
 from .loop_recorder import LoopRecorder
-from .loop_state import Parts, Stateful, saved_state
-from .processes import Processes, check_not_alone, check_shared
+from .loop_state import Parts, Stateful, ends_alike, saved_state
+from .processes import Processes, check_not_alone, check_shared, first_process
 from .selecting import LiveSelection, Selecting
 from .versions import check_prepared
 
@@ -109,6 +110,53 @@ def record(
         RunError: Another process of this training ended, or does not answer.
         NotWritten: The operating system refuses.
     """
+    return begin_recording(
+        folder,
+        model,
+        optimizer,
+        loader,
+        recording,
+        data=data,
+        seed=seed,
+        select=select,
+        stateful=stateful,
+        about=about,
+        resume=resume,
+        before=_tell_set_back,
+    )
+
+
+def begin_recording(
+    folder: str | Path,
+    model: nn.Module,
+    optimizer: Optimizer | HoldsOptimizer | Sequence[Optimizer | HoldsOptimizer] | None,
+    loader: DataLoader,
+    recording: Recording | None = None,
+    *,
+    data: DataSpec | None = None,
+    seed: int | None = None,
+    select: LiveSelection | str | None = None,
+    stateful: Mapping[str, Stateful] | None = None,
+    about: Mapping[str, object] | None = None,
+    resume: bool = False,
+    before: Callable[[Path, Parts], None] = lambda folder, parts: None,
+) -> "LoopRecorder":
+    """As `record`, for a trainer that says itself what resuming changes.
+
+    Args:
+        folder: As all that follows, but for the last.
+        model: What is trained.
+        optimizer: What trains it.
+        loader: Its batches.
+        recording: What is kept.
+        data: What the loader does not tell.
+        seed: Of the generators.
+        select: A live selector.
+        stateful: More objects with a state.
+        about: For the report.
+        resume: Whether to go on with a run.
+        before: Is told of the folder and of what is restored, before it is.
+    """
     recording, data = recording or Recording(), data or DataSpec()
     check_loader(loader, data.id_field)
     check_prepared(loader)
@@ -181,6 +229,7 @@ def record(
     try:
         if recorder.epochs:
             state = functools.partial(saved_state, Path(folder))
+            before(Path(folder), parts)
             parts.restore(
                 state() if processes is None else processes.exchange("the state to resume", lambda: None, lambda _: state()),
                 folder,
@@ -195,6 +244,21 @@ def record(
         if processes is not None:
             processes.end()
         raise
+
+
+def _tell_set_back(folder: Path, parts: Parts) -> None:
+    """Say that the run's own state comes before what a model has learnt or loaded, as where an older checkpoint was loaded before.
+
+    Warns:
+        UserWarning: Its optimizer has taken steps, and the model has other weights than those with which the run ended.
+    """
+    trained = parts.optimizer.state and first_process() and not parts.sharded
+    if trained and not ends_alike(saved_state(folder), parts.model):
+        warnings.warn(
+            f"assay.record(..., resume=True) set model and optimizer back to the end of the last epoch in {folder}, from other weights that they had learnt or "
+            "loaded; to go on from those, record into another folder.",
+            stacklevel=4,
+        )
 
 
 def _opened_together(

@@ -22,11 +22,12 @@ from ..replay.losses import Losses, cross_entropies, pair
 from ..runs.recording import Recording
 from ..runs.run import AGAIN
 from ..training.batches import placed
-from .continuing import Asked, end_of, ends_alike
+from .continuing import Asked, end_of
 from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
+from .loop_state import ends_alike
 from .model_losses import losses_of_step
-from .pytorch import record
+from .pytorch import begin_recording
 from .versions import unknown_version
 
 try:
@@ -237,7 +238,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         went = len(net.history)
         if self.resume:
             self._set_back(net, went)
-            self.recorder_ = record(
+            self.recorder_ = begin_recording(
                 self.folder, net.module_, optimizer, loader, recording, data=data, seed=self.seed, about=about, resume=True
             )
         else:

@@ -275,6 +275,14 @@ def keyed_copy(
     return copied
 
 
+def count_alike(loader: DataLoader, other: DataLoader) -> None:
+    """Let a loader that accelerate prepared count its epochs on from where another one is, whose copy it is, or which is a copy of it: the count says in
+    which order its sampler draws. Nothing to do for any other loader.
+    """
+    if isinstance(vars(other).get("base_dataloader"), DataLoader) and "iteration" in vars(other):
+        vars(loader)["iteration"] = vars(other)["iteration"]
+
+
 def collate_of(loader: DataLoader) -> KeyedCollate:
     """The collate of a keyed copy."""
     base = vars(loader).get("base_dataloader")
