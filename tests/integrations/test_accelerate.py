@@ -217,7 +217,7 @@ def test_a_checkpoint_of_accelerate_that_is_not_the_end_of_the_run_is_not_taken_
         fit(accelerator, model, optimizer, accelerator.skip_first_batches(loader, 2))
         with pytest.raises(Mismatch, match=r"as steps outside recorder\.epoch\(\) did"):
             next(recorder.epoch())
-    with pytest.warns(UserWarning, match=r"set model and optimizer back to the end of the last epoch in .* learnt or loaded"):
+    with pytest.warns(UserWarning, match=r"set model and optimizer back to the end of epoch 1 of .* learnt or loaded"):
         saved(run, 3, begin=2, load=first, when="before", resume=True)
 
 

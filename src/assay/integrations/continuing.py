@@ -22,7 +22,7 @@ from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
 from .loop_state import apart, saved_state
 from .processes import first_process
-from .pytorch import begin_recording
+from .pytorch import record
 from .sharded import sharded, whole
 
 MIDWAY = "the trainer went on in its middle, from a checkpoint that was saved there; save checkpoints at the ends of epochs to lose none"
@@ -116,7 +116,7 @@ class Asked:
         if resumes:
             self._check_goes_on(inner, now, went)
             held = [copy.deepcopy(part.state_dict()) for part in (inner, inner_optimizer(optimizer))]
-        made = begin_recording(
+        made = record(
             self.folder,
             model,
             optimizer,

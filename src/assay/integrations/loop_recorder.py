@@ -85,6 +85,7 @@ class LoopRecorder:
 
     Attributes:
         recorder: The recorder that writes the run, or in another process of the same training that of its part.
+        set_back: Whether resuming took other weights away, which somebody had loaded or trained; told where the loop goes on.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class LoopRecorder:
         self._chosen = chosen
         self._watcher = Watcher(loader, chosen, recorder.ids, data.losses, data.forward)
         kept = None if selecting is None else selecting.places
+        self.set_back = False
         self._given = self._loader = loader
         if recorder.epochs and recorder.header.seed is not None and not vars(loader).get("iteration", 1):
             # A loader that accelerate prepared and that has given nothing yet begins with the order of its first epoch.
@@ -279,7 +281,7 @@ class LoopRecorder:
         count_alike(self._given, self._loader)
 
     def _check_goes_on(self) -> None:
-        """Refuse a resumed model that somebody gave other weights meanwhile, as by a checkpoint of another epoch.
+        """Refuse a resumed model that somebody gave other weights meanwhile, as by a checkpoint of another epoch, and tell what resuming took away.
 
         Raises:
             Mismatch: It has other weights than those with which the run ended.
@@ -287,6 +289,12 @@ class LoopRecorder:
         if not self.epochs or self._begun or self._parts.sharded:
             # Changes between two epochs are told at the commit of the first one.
             return
+        if self.set_back:
+            warnings.warn(
+                f"assay.record(..., resume=True) set model and optimizer back to the end of epoch {self.epochs - 1} of {self.recorder.paths.folder}, from other weights "
+                "that they had learnt or loaded; to go on from those, record into another folder.",
+                stacklevel=3,
+            )
         if self._processes is None:
             self._check_weights()
         else:

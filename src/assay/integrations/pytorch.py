@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -110,53 +109,6 @@ def record(
         RunError: Another process of this training ended, or does not answer.
         NotWritten: The operating system refuses.
     """
-    return begin_recording(
-        folder,
-        model,
-        optimizer,
-        loader,
-        recording,
-        data=data,
-        seed=seed,
-        select=select,
-        stateful=stateful,
-        about=about,
-        resume=resume,
-        before=_tell_set_back,
-    )
-
-
-def begin_recording(
-    folder: str | Path,
-    model: nn.Module,
-    optimizer: Optimizer | HoldsOptimizer | Sequence[Optimizer | HoldsOptimizer] | None,
-    loader: DataLoader,
-    recording: Recording | None = None,
-    *,
-    data: DataSpec | None = None,
-    seed: int | None = None,
-    select: LiveSelection | str | None = None,
-    stateful: Mapping[str, Stateful] | None = None,
-    about: Mapping[str, object] | None = None,
-    resume: bool = False,
-    before: Callable[[Path, Parts], None] = lambda folder, parts: None,
-) -> "LoopRecorder":
-    """As `record`, for a trainer that says itself what resuming changes.
-
-    Args:
-        folder: As all that follows, but for the last.
-        model: What is trained.
-        optimizer: What trains it.
-        loader: Its batches.
-        recording: What is kept.
-        data: What the loader does not tell.
-        seed: Of the generators.
-        select: A live selector.
-        stateful: More objects with a state.
-        about: For the report.
-        resume: Whether to go on with a run.
-        before: Is told of the folder and of what is restored, before it is.
-    """
     recording, data = recording or Recording(), data or DataSpec()
     check_loader(loader, data.id_field)
     check_prepared(loader)
@@ -226,10 +178,13 @@ def begin_recording(
         resume=resume,
     )
     recorder = opened() if processes is None else _opened_together(processes, opened, recording, seed)
+    set_back = False
     try:
         if recorder.epochs:
             state = functools.partial(saved_state, Path(folder))
-            before(Path(folder), parts)
+            # An optimizer that has taken steps, or was loaded.
+            told = bool(parts.optimizer.state) and first_process() and not parts.sharded
+            set_back = told and not ends_alike(state(), inner)
             parts.restore(
                 state() if processes is None else processes.exchange("the state to resume", lambda: None, lambda _: state()),
                 folder,
@@ -238,27 +193,14 @@ def begin_recording(
         recorder.reduce_labels = data.reduce_labels
         # Each process of a parallel training would have to take part in what the wrapper does.
         seen = inner if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) else model
-        return LoopRecorder(recorder, methods, parts, loader, chosen, data, seen, processes or selecting)
+        made = LoopRecorder(recorder, methods, parts, loader, chosen, data, seen, processes or selecting)
+        made.set_back = set_back
+        return made
     except BaseException:
         recorder.close()
         if processes is not None:
             processes.end()
         raise
-
-
-def _tell_set_back(folder: Path, parts: Parts) -> None:
-    """Say that the run's own state comes before what a model has learnt or loaded, as where an older checkpoint was loaded before.
-
-    Warns:
-        UserWarning: Its optimizer has taken steps, and the model has other weights than those with which the run ended.
-    """
-    trained = parts.optimizer.state and first_process() and not parts.sharded
-    if trained and not ends_alike(saved_state(folder), parts.model):
-        warnings.warn(
-            f"assay.record(..., resume=True) set model and optimizer back to the end of the last epoch in {folder}, from other weights that they had learnt or "
-            "loaded; to go on from those, record into another folder.",
-            stacklevel=4,
-        )
 
 
 def _opened_together(

@@ -27,7 +27,7 @@ from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
 from .loop_state import ends_alike
 from .model_losses import losses_of_step
-from .pytorch import begin_recording
+from .pytorch import record
 from .versions import unknown_version
 
 try:
@@ -238,7 +238,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         went = len(net.history)
         if self.resume:
             self._set_back(net, went)
-            self.recorder_ = begin_recording(
+            self.recorder_ = record(
                 self.folder, net.module_, optimizer, loader, recording, data=data, seed=self.seed, about=about, resume=True
             )
         else:
