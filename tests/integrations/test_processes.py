@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 import assay
-from assay.core.errors import Mismatch, NumericalError, UsageError
+from assay.core.errors import Mismatch, NumericalError, RunLocked, UsageError
 from assay.integrations import processes
 from assay.integrations.loop_state import saved_state
 from assay.integrations.pytorch import record
@@ -254,6 +254,118 @@ def test_what_ends_one_process_ends_all_with_a_sentence(tmp_path, name):
     # The epoch before is whole, nothing of this one is there, and the lock is free.
     run = Run(folder)
     assert run.epochs == 1 and run.check()
+
+
+WEIGHTS = torch.tensor([1.0] * 6 + [0.3] * 14)
+
+
+class DrawnShares(DistributedSampler):
+    """Draws with replacement, by weights, and shares that order out."""
+
+    replacement = True
+
+    def __iter__(self):
+        draw = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(torch.multinomial(WEIGHTS, self.total_size, True, generator=draw).tolist()[self.rank :: self.num_replicas])
+
+
+def drawn_by_all(rank, folder, kind):
+    """A training on epochs as they are drawn, in every process; what the model said at each visit is saved beside the run."""
+    examples, world = data(20), torch.distributed.get_world_size()
+    made = net(norm=False)
+    model, optimizer = nn.parallel.DistributedDataParallel(made), torch.optim.SGD(made.parameters(), lr=0.1)
+    if kind == "shared":
+        sampler = DrawnShares(examples, num_replicas=world, rank=rank, seed=3)
+    else:
+        sampler = torch.utils.data.WeightedRandomSampler(WEIGHTS, 18, generator=torch.Generator().manual_seed(rank))
+    loader = DataLoader(examples, 4, sampler=sampler)
+    if kind == "accelerate":
+        accelerate = pytest.importorskip("accelerate")
+        made = net(norm=False)
+        parts = made, torch.optim.SGD(made.parameters(), lr=0.1), loader
+        model, optimizer, loader = accelerate.Accelerator(cpu=True).prepare(*parts)
+    spec, recording, said = assay.DataSpec(visits="any"), Recording(keep_logits=True, live=["aum"]), []
+    with record(folder, model, optimizer, loader, recording, data=spec, seed=3 if kind == "shared" else None) as recorder:
+        for epoch in range(EPOCHS):
+            if kind == "shared":
+                sampler.set_epoch(epoch)
+            said.append([])
+            for number, (x, y) in enumerate(recorder.epoch()):
+                logits = model(x)
+                optimizer.zero_grad()
+                F.cross_entropy(logits, y).backward()
+                optimizer.step()
+                recorder.batch(logits, y)
+                places = (examples.tensors[0] == x[:, None]).all(2).int().argmax(1).tolist()
+                said[-1] += [(number, rank, *visit) for visit in zip(places, logits.detach(), strict=True)]
+    torch.save(said, f"{folder}.{rank}.pt")
+    del model, recorder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["shared", "accelerate"])
+def test_epochs_as_they_are_drawn_by_all_processes_are_one_run(tmp_path, kind):
+    folder = str(tmp_path / "run")
+    together(drawn_by_all, folder, kind)
+    run, said = Run(folder), [torch.load(f"{folder}.{rank}.pt") for rank in range(2)]
+    assert run.epochs == EPOCHS and run.check() and run.processes == 2
+    margins, times = torch.zeros(20, dtype=torch.float64), torch.zeros(20)
+    for epoch in range(EPOCHS):
+        visits = sorted(said[0][epoch] + said[1][epoch], key=lambda visit: visit[:2])
+        places = [place for _, _, place, _ in visits]
+        last = {place: logits for _, _, place, logits in visits}
+        assert run.visits_in(epoch).tolist() == [places.count(place) for place in range(20)]
+        assert 0 < len(last) < 20 and max(map(places.count, places)) > 1
+        assert [place for batch in run.order(epoch) for place in batch.tolist()] == places
+        kept = run.shard(epoch).read("logits")
+        for place in range(20):
+            assert torch.equal(kept[place], last[place]) if place in last else bool(kept[place].isnan().all())
+        for place, logits in last.items():
+            margins[place] += float(observe(logits[None], data(20).tensors[1][place : place + 1])["margins"])
+            times[place] += 1
+    aum = assay.score(run, "aum", save=False)["aum"]
+    assert list(aum.ids) == (times > 0).nonzero().flatten().tolist() and len(aum.unscored) > 0
+    torch.testing.assert_close(aum.values, (margins / times)[times > 0], rtol=1e-6, atol=1e-7)
+    # The training of both is taken again in one process, from the order that was drawn.
+    model = net(norm=False)
+    loop = assay.Loop(model, torch.optim.SGD(model.parameters(), lr=0.1), DataLoader(data(20), 4))
+    held = {"validation": (torch.randn(3, 4, generator=torch.Generator().manual_seed(2)), torch.tensor([0, 1, 2]))}
+    table = assay.score(run, ["sgd_influence", "loo"], loop=loop, targets=held, save=False)
+    both = torch.stack([torch.as_tensor(table[name].values) for name in ("sgd_influence", "loo")])
+    assert float(torch.corrcoef(both)[0, 1]) > 0.9
+
+
+def expects_alone(rank, folder, words):
+    expects_of(drawn_by_all, rank, folder, "own", UsageError, words)
+
+
+@pytest.mark.slow
+def test_processes_that_draw_each_for_itself_are_refused_with_what_to_do(tmp_path):
+    words = "2 processes train one model, and WeightedRandomSampler draws for this one alone.* DistributedSampler .*view='eval'"
+    together(expects_alone, str(tmp_path / "run"), words)
+    assert not (tmp_path / "run").exists()
+
+
+def one_after_another(rank, folder):
+    model = net(norm=False)
+    given = folder, model, torch.optim.SGD(model.parameters(), lr=0.1), DataLoader(data(), 4, shuffle=True)
+    if rank == 0:
+        made = record(*given)
+    torch.distributed.barrier()
+    if rank == 1:
+        with pytest.raises(
+            RunLocked, match=r"Process 1: .* is being written .*its loader shares no examples out.* accelerator\.prepare"
+        ):
+            record(*given)
+    torch.distributed.barrier()
+    if rank == 0:
+        with pytest.warns(UserWarning, match="Nothing was recorded"):
+            made.close()
+
+
+@pytest.mark.slow
+def test_a_folder_that_the_first_process_took_is_named_with_the_loader_that_is_not_shared_out(tmp_path):
+    together(one_after_another, str(tmp_path / "run"))
 
 
 @pytest.mark.slow

@@ -11,8 +11,9 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..core.errors import AssayError, Mismatch, RunError, UsageError
+from ..core.errors import AssayError, Mismatch, OutputExists, RunError, RunLocked, UsageError
 from ..replay.generators import inside_shares, sampler_of
+from ..training.wrappers import unwrapped
 from .sharded import in_parts, sharded
 
 Taken = TypeVar("Taken")
@@ -249,17 +250,41 @@ def check_whole(model: nn.Module) -> None:
         )
 
 
-def check_not_alone(model: nn.Module) -> None:
-    """Refuse to record in one process what several hold parts of.
+def check_not_alone(model: nn.Module, loader: DataLoader, view: str) -> None:
+    """Refuse to record in one process what several hold parts of, or what several train whose loaders know nothing of each other.
+
+    Args:
+        model: As it is trained, with its wrappers.
+        loader: One process's, which shares nothing out.
+        view: What is recorded: the training pass, or a clean one.
 
     Raises:
-        UsageError: Any pass of the model would wait for the others.
+        UsageError: A pass of the model would wait for the others, or the run would hold a part of the training.
     """
-    if sharded(model) and connected():
+    if not connected():
+        return
+    size = torch.distributed.get_world_size()
+    if sharded(unwrapped(model)):
         raise UsageError(
-            f"fully_shard keeps parts of the model in {torch.distributed.get_world_size()} processes, and one alone cannot record it; call assay.record in every "
+            f"fully_shard keeps parts of the model in {size} processes, and one alone cannot record it; call assay.record in every "
             "process, with view='train' and a loader whose DistributedSampler shares the examples out."
         )
+    if view == "train" and any(isinstance(part, nn.parallel.DistributedDataParallel) for part in model.modules()):
+        raise UsageError(
+            f"{size} processes train one model, and {type(sampler_of(loader)).__name__} draws for this one alone, so a run would hold a part of the training; "
+            "give the loader a DistributedSampler (or a subclass that draws otherwise, with data=assay.DataSpec(visits='any')), or let accelerate prepare it. Or "
+            "record with view='eval', in process 0 alone."
+        )
+
+
+def alone_in_folder(error: AssayError) -> AssayError:
+    """What a taken folder means in a process of several whose loader shares nothing out; any other error as it is."""
+    if not isinstance(error, (RunLocked, OutputExists)) or first_process():
+        return error
+    return type(error)(
+        f"Process {torch.distributed.get_rank()}: {error} If that is process 0 of this training: its loader shares no examples out, so that each process records a run "
+        "of its own; give it a DistributedSampler, or call assay.record after accelerator.prepare(loader)."
+    )
 
 
 def weight_sums(model: nn.Module) -> dict[str, tuple[float, float]]:

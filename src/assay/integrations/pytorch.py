@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, SubsetRandomSampler
 
 from .. import __version__
 from ..core.arguments import checked_arguments, moved_keywords
-from ..core.errors import Mismatch, UsageError
+from ..core.errors import Mismatch, OutputExists, RunLocked, UsageError
 from ..core.ids import Ids
 from ..methods import parse
 from ..replay.keyed import check_loader, check_selectable, ids_of
@@ -31,7 +31,7 @@ from .data_spec import DataSpec, as_labels, labels_of
 from .loader_checks import check_losses, check_together, check_visits, check_visits_all
 from .loop_recorder import LoopRecorder
 from .loop_state import Parts, Stateful, ends_alike, saved_state
-from .processes import Processes, check_not_alone, check_shared, first_process
+from .processes import Processes, alone_in_folder, check_not_alone, check_shared, first_process
 from .selecting import LiveSelection, Selecting
 from .versions import check_prepared
 
@@ -135,7 +135,7 @@ def record(
     if recording.view == "train" and data.id_field is None:
         processes = Processes.of(loader, model)
     if processes is None:
-        check_not_alone(inner)
+        check_not_alone(model, loader, recording.view)
     else:
         check_together(recording, select)
     if select is not None:
@@ -177,7 +177,10 @@ def record(
         origin=Origin(seed, str(device_of(inner)), about, __version__),
         resume=resume,
     )
-    recorder = opened() if processes is None else _opened_together(processes, opened, recording, seed)
+    try:
+        recorder = opened() if processes is None else _opened_together(processes, opened, recording, seed)
+    except (RunLocked, OutputExists) as error:
+        raise alone_in_folder(error) if processes is None else error from error.__cause__
     set_back = False
     try:
         if recorder.epochs:
