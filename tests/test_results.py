@@ -1,4 +1,4 @@
-"""The tables of the studies in docs/results.md against the numbers of every seed that they were made of."""
+"""The tables of docs/results.md against the numbers that they were made of: of studies, trainers, several processes, texts and adapters."""
 
 import collections
 import csv
@@ -148,3 +148,84 @@ def tables_of(title):
         elif found[-1]:
             found.append([])
     return [one for one in found if one]
+
+# ------------------------------------------------------------------------------------- trainers, processes, texts, adapters
+
+
+def figures(name):
+    """The numbers of one benchmark."""
+    return json.loads((DOCS / "results" / f"{name}.json").read_text())["figures"]
+
+
+def rows_below(title, column):
+    """The rows of the table under a title whose head has a column, as texts by column; without the code marks of a first column."""
+    section = re.split(r"\n##+ ", (DOCS / "results.md").read_text().partition(f" {title}\n")[2])[0]
+    tables = re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE)
+    (table,) = [table for table in tables if column in table.splitlines()[0]]
+    head, _, *rows = [[part.strip() for part in line.strip("|").split("|")] for line in table.splitlines()]
+    return {cells[0].strip("`"): dict(zip(head[1:], cells[1:], strict=True)) for cells in rows}
+
+
+def percent(value):
+    return f"{100 * value:+.1f} %".replace("+0.0", "0.0").replace("-0.0", "0.0")
+
+
+def test_the_table_of_trainers_has_the_measured_overheads():
+    table, measured = (
+        rows_below("In trainers, and in several processes", "seconds unrecorded"),
+        figures("trainers-processor-time"),
+    )
+    assert {name.removesuffix("'s Trainer") for name in table} == measured.keys() - {"examples", "pairs"}
+    for name, row in table.items():
+        of = measured[name.removesuffix("'s Trainer")]["processor time"]
+        values = (of["overhead"], *of["range"], of["of the fastest"])
+        assert list(row.values()) == [*map(percent, values), f"{of['unrecorded']:.1f}"], name
+    assert f"median of {measured['pairs']} ratios" in next(iter(table.values()))
+    text = " ".join((DOCS / "results.md").read_text().split())
+    longer, again = figures("trainers-long"), figures("trainers-long-skorch")["skorch"]["overhead"]
+    medians = [of["overhead"] for of in longer.values() if isinstance(of, dict)]
+    assert (
+        f"lay between {percent(min(medians))} and {percent(max(medians))} (skorch; {percent(again)} when it was measured again)"
+        in text
+    )
+
+
+def test_the_table_of_several_processes_has_the_measured_seconds_and_distances():
+    table, measured = (
+        rows_below("In trainers, and in several processes", "largest distance"),
+        figures("many_processes")["processes"],
+    )
+    assert table.keys() == measured.keys()
+    for name, row in table.items():
+        of = measured[name]
+        seconds, recorded, ratio, distance = row.values()
+        assert [seconds, recorded, ratio] == [f"{of[which]:.2f}" for which in ("seconds", "seconds recorded", "ratio")], name
+        far = of["largest distance of a margin from one process"]
+        assert distance.split(" ")[0] == (f"{far:.1e}".replace("e-0", "e-") if far else "0"), name
+
+
+def test_the_table_of_texts_has_the_measured_means_and_ranges():
+    table = rows_below("Made texts with a tenth of the labels flipped", "average precision")
+    # What was measured later takes nothing's place but its own.
+    measured = figures("texts-ekfac") | figures("texts-tdds") | figures("texts-more") | figures("texts")
+    for name, row in table.items():
+        of = measured[name]
+        auc, between, precision, seconds = row.values()
+        assert auc == f"{of['AUC']['mean']:.3f}" and precision == f"{of['AP']['mean']:.3f}", name
+        assert between == f"{min(of['AUC']['by seed']):.3f} to {max(of['AUC']['by seed']):.3f}", name
+        assert seconds.split(" ")[0] == f"{of['seconds']['mean']:.3g}", name
+        assert statistics.fmean(of["AUC"]["by seed"]) == pytest.approx(of["AUC"]["mean"])
+    assert len(table) > 25
+    aucs = [float(row["AUC"]) for row in table.values()]
+    assert aucs == sorted(aucs, reverse=True)
+
+
+def test_the_table_of_adapters_has_the_measured_taus():
+    table, measured = rows_below("A language model with adapters", "`sgd_influence`"), figures("lora")
+    assert len(table) == 2
+    for name, row in table.items():
+        of = measured["sgd" if name.startswith("SGD") else "adamw"]
+        methods = ("loo", "sgd_influence", "tracin")
+        taus = [f"{of[method]['tau with leave-one-out']:.3f}" for method in methods[1:]]
+        seconds = ", ".join(f"{of[method]['seconds']:.{0 if of[method]['seconds'] >= 10 else 1}f}" for method in methods)
+        assert list(row.values()) == [*taus, seconds], name
