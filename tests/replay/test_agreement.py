@@ -414,6 +414,43 @@ def test_losses_that_look_across_the_batch_have_no_gradients_of_single_examples(
     scored(tmp_path / "run", looped(*parts, **own), "sgd_influence")
 
 
+class Hidden(nn.Module):
+    """Normalises a hidden layer by the batch also in eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(net()[0], nn.BatchNorm1d(4, track_running_stats=False).double(), net()[2])
+
+    def forward(self, x):
+        return self.net(x)
+
+
+FEATURES = [
+    "prediction_depth:k=2",
+    "knn_disagreement:features=penultimate,k=2",
+    "outlier_distance:features=logits,k=2",
+    "outlier_distance:features=layer:net.1,k=2",
+]
+
+
+@pytest.mark.parametrize("method", FEATURES)
+@pytest.mark.parametrize("by", ["losses", "model", "hidden"])
+def test_outputs_that_look_across_the_batch_are_none_of_single_examples(tmp_path, method, by):
+    loss, model = (lambda net, batch: across(net, batch).mean(), None) if by == "losses" else (None, None)
+    if by != "losses":
+        model = Centred() if by == "model" else Hidden()
+    parts = recorded(tmp_path / "run", TensorDataset(*data()), model, loss=loss)
+    own = {"losses": across} if by == "losses" else {}
+    loop = looped(*parts, **own)
+    if by == "losses":
+        # The model itself looks at each example alone.
+        (values,) = scored(tmp_path / "run", loop, method.replace("net.1", "1")).values()
+        assert len(values) == EXAMPLES
+        return
+    words = r"The loss of id \d is .* in half of it, in eval mode: .* single examples have no outputs and features of their own\."
+    refused(UsageError, words, tmp_path / "run", loop, method)
+
+
 class Words(Dataset):
     def __len__(self):
         return EXAMPLES

@@ -350,11 +350,45 @@ class Agreement:
         if not bool(apart.any()):
             return
         at = int(apart.nonzero()[0])
-        self._training.coupled_losses = (
+        beside = (
             f"The loss of id {self._run.ids.values[int(positions[at])]} is {float(together[at]):.6g} in a batch of {len(positions)} examples and {float(halves[at]):.6g} "
-            "in half of it, in eval mode: it depends on the examples beside it, as by a mean over the batch, so that single examples have no gradients of their own. Give "
-            "losses= (or a model) by which each example's loss is its own."
+            "in half of it, in eval mode: it depends on the examples beside it, as by a mean over the batch, so that single examples have no"
         )
+        self._training.coupled_losses = (
+            f"{beside} gradients of their own. Give losses= (or a model) by which each example's loss is its own."
+        )
+        if self._outputs_apart(kept, close):
+            self._training.coupled_outputs = f"{beside} outputs and features of their own. Give a model that looks at each example alone in eval mode, as BatchNorm does by its running statistics."
+
+    def _outputs_apart(self, kept: CheckpointModel, close: float) -> bool:
+        """Whether what the model returns depends on the examples beside one, and not only the loss that is made of it; also where that cannot be seen."""
+        positions, device = self._positions[: self._few], self._training.device
+        found: list[list[Tensor]] = []
+        for part in (slice(None), slice(0, len(positions) // 2), slice(len(positions) // 2, None)):
+            size = len(positions[part])
+            met: list[Tensor] = []
+            seen = kept.seen(positions[part], placed(rows(self._batch, part), device))
+
+            def note(model: Any, args: Any, outputs: Any, size: int = size, met: list[Tensor] = met) -> None:
+                tensors = [value for _, value in leaves_of(outputs) if isinstance(value, Tensor)]
+                met.extend(value.detach().cpu() for value in tensors if value.ndim and len(value) == size)
+
+            watch = seen.functional.model.register_forward_hook(note)
+            try:
+                with no_trace(self._training.loop.loader, device):
+                    _losses_of(seen.functional, seen)
+            finally:
+                watch.remove()
+            found.append(met)
+        whole, *halves = found
+        if not whole or any(len(half) != len(whole) for half in halves):
+            return True
+        for value, *parts in zip(whole, *halves, strict=True):
+            if any(part.shape[1:] != value.shape[1:] for part in parts):
+                return True
+            if not torch.allclose(torch.cat(parts).double(), value.double(), rtol=close, atol=close, equal_nan=True):
+                return True
+        return False
 
 
 def _losses_of(functional: Functional, seen: Any) -> Tensor:

@@ -85,7 +85,7 @@ class CheckpointModel:
     @functools.cached_property
     def head_input(self) -> Place | None:
         """What goes into the linear layer that makes the logits; None if there is none."""
-        training, batch = self._replay.training, next(self.batches()).batch
+        training, batch = self._replay.training, next(self._batches()).batch
         with (
             self._replay.isolated(),
             standing_at(training.model, self._state),
@@ -114,6 +114,16 @@ class CheckpointModel:
         if self._replay.training.coupled_losses:
             raise UsageError(self._replay.training.coupled_losses)
         yield from self._batches(size, positions)
+
+    def passes(self, positions: Int[Tensor, " some"] | None = None) -> Iterator[ModelBatch]:
+        """As `batches`, for who reads what the model makes of each example, and no gradients.
+
+        Raises:
+            UsageError: What the model makes of an example depends on the examples beside it.
+        """
+        if self._replay.training.coupled_outputs:
+            raise UsageError(self._replay.training.coupled_outputs)
+        yield from self._batches(None, positions)
 
     def _batches(self, size: int | None = None, positions: Int[Tensor, " some"] | None = None) -> Iterator[ModelBatch]:
         every = torch.arange(len(self._replay.run.ids)) if positions is None else positions
@@ -165,12 +175,12 @@ class CheckpointModel:
 
         Raises:
             UnknownName: No module has that name.
-            UsageError: There are no logits of a batch, or a layer does not give rows.
+            UsageError: There are no logits of a batch, a layer does not give rows, or what the model makes of an example depends on those beside it.
         """
-        first = next(self._batches())
+        first = next(self.passes())
         yield from layered(
             first.functional.model,
-            lambda: ((one.positions, one.batch) for one in self._batches()),
+            lambda: ((one.positions, one.batch) for one in self.passes()),
             lambda batch: first.functional.predicted(first.params, first.buffers, batch)[0],
             len(self._replay.run.ids),
             names,

@@ -49,9 +49,10 @@ def features_of(
         UnknownName: No module has that name.
         UsageError: The layer does not give a row for each example, no linear layer makes the logits, or there are no logits of one class each.
     """
-    first = next(model.batches())
+    every = model.passes if spec.kind in ("logits", "penultimate", "layer") else model.batches
+    first = next(every())
     batches: Callable[[], Iterator[ModelBatch]] = (
-        (lambda: model.batches(positions=positions)) if target is None else lambda: model.queries(target)
+        (lambda: every(positions=positions)) if target is None else lambda: model.queries(target)
     )
     if spec.kind == "logits":
         block = _logits(model, spec)

@@ -725,7 +725,7 @@ class Replay:
         return torch.cat(
             [
                 batch.functional.predicted(batch.params, batch.buffers, batch.batch)[0].softmax(-1).cpu()
-                for batch in self.at(self.kept[-1]).batches()
+                for batch in self.at(self.kept[-1]).passes()
             ]
         )
 

@@ -125,6 +125,7 @@ class ReplayableTraining(abc.ABC):
         free: Whether any batch can be fetched at any time, so that an epoch need not be gone through from its beginning.
         separable: Whether the losses of a batch are known not to depend on each other apart from BatchNorm and random layers.
         coupled_losses: What shows that an example's loss depends on the examples beside it, also in eval mode; empty where nothing does.
+        coupled_outputs: The same of what the model returns for it, and so of its features.
         made_of: Fingerprint of model structure and examples; empty where they cannot be told, as in a user's loop.
         by_mean: Whether every step takes the mean of its batch's losses.
         division_assumed: Whether nobody said what the loss of each of several batches of a step is divided by; steps that are repeated show it.
@@ -143,6 +144,7 @@ class ReplayableTraining(abc.ABC):
     free: bool = True
     separable: bool = False
     coupled_losses: str = ""
+    coupled_outputs: str = ""
     made_of: str = ""
     by_mean: bool = True
     division_assumed: bool = False
