@@ -28,6 +28,18 @@ def measured(name):
     return cells
 
 
+def tables_of(title):
+    """The tables of a section, each a list of rows of cells."""
+    section = re.split(r"\n#+ ", (DOCS / "results.md").read_text().partition(f"# {title}\n")[2])[0]
+    found = [[]]
+    for line in section.splitlines():
+        if line.startswith("|"):
+            found[-1].append([one.strip() for one in line.strip("|").split("|")])
+        elif found[-1]:
+            found.append([])
+    return [one for one in found if one]
+
+
 @functools.cache
 def shown(values, digits):
     """Mean and half of Student's interval, as a table shows them: percent with one digit, fractions with three."""
@@ -138,20 +150,6 @@ def test_the_column_of_fidelity_that_the_study_measured():
     assert shown["exact, 95 % interval of the mean"] == f"{of.low:.3f} to {of.high:.3f}"
 
 
-def tables_of(title):
-    """The tables of a section, each a list of rows of cells."""
-    section = re.split(r"\n#+ ", (DOCS / "results.md").read_text().partition(f"# {title}\n")[2])[0]
-    found = [[]]
-    for line in section.splitlines():
-        if line.startswith("|"):
-            found[-1].append([one.strip() for one in line.strip("|").split("|")])
-        elif found[-1]:
-            found.append([])
-    return [one for one in found if one]
-
-# ------------------------------------------------------------------------------------- trainers, processes, texts, adapters
-
-
 def figures(name):
     """The numbers of one benchmark."""
     return json.loads((DOCS / "results" / f"{name}.json").read_text())["figures"]
@@ -159,10 +157,7 @@ def figures(name):
 
 def rows_below(title, column):
     """The rows of the table under a title whose head has a column, as texts by column; without the code marks of a first column."""
-    section = re.split(r"\n##+ ", (DOCS / "results.md").read_text().partition(f" {title}\n")[2])[0]
-    tables = re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE)
-    (table,) = [table for table in tables if column in table.splitlines()[0]]
-    head, _, *rows = [[part.strip() for part in line.strip("|").split("|")] for line in table.splitlines()]
+    ((head, _, *rows),) = [table for table in tables_of(title) if any(column in cell for cell in table[0])]
     return {cells[0].strip("`"): dict(zip(head[1:], cells[1:], strict=True)) for cells in rows}
 
 
