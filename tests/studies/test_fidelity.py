@@ -123,6 +123,13 @@ def test_a_seed_that_was_stopped_trains_the_rest(made, tmp_path, monkeypatch):
     # Of 25 trainings, the first of them on all examples.
     (status,) = read_ledgers(StudyPaths(tmp_path).logs)
     assert (status.done, status.queued) == (10, 15)
+    (kept,) = StudyPaths(tmp_path).trials.iterdir()
+    kept.rename(tmp_path / "elsewhere")
+    kept.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputExists, match="is a link"):
+        study_fidelity(tmp_path, scale="tiny", grid=grid)
+    kept.unlink()
+    (tmp_path / "elsewhere").rename(kept)
     trained.clear()
     monkeypatch.setattr(retraining, "_trained", lambda *given: (trained.append(given[1]), train(*given))[1])
     found = study_fidelity(tmp_path, scale="tiny", grid=grid)

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from .. import __version__, methods
 from ..cluster.executors import Call, executor, run_all
 from ..core.arguments import checked_arguments, checked_fields
-from ..core.errors import NumericalError, UnknownName, UsageError
+from ..core.errors import NumericalError, OutputExists, UnknownName, UsageError
 from ..core.fidelity import Agreement, FidelityStudy, Measure, PublishedAgreement, Refused, SeedResult, Truth
 from ..core.lineage import fingerprint
 from ..data.adult import COLUMNS, cells_of, files_in
@@ -390,8 +390,15 @@ def _measured(
 
 
 def _trained_of(seed: Path) -> Path:
-    """Where the trainings of a seed are kept until it is finished."""
-    return seed.with_suffix(".retrained")
+    """Where the trainings of a seed are kept until it is finished.
+
+    Raises:
+        OutputExists: There is a link.
+    """
+    kept = seed.with_suffix(".retrained")
+    if kept.is_symlink():
+        raise OutputExists(f"{kept} is a link, through which files elsewhere would be written; remove it.")
+    return kept
 
 
 @functools.lru_cache(maxsize=3)
