@@ -157,6 +157,13 @@ def test_trainings_that_are_given_out_several_at_a_time_are_counted_one_by_one(c
     (logs / "part.log").write_text("began part in process 1 at 5.0\ntrained part 7 of 10 at 6.0\n")
     _, out, _ = here(capsys, "status", tmp_path, "--json")
     assert json.loads(out)["tables"][0]["rows"][0][:5] == ["retrain", 13 + 1, 0, 0, 3]
+    # A job goes on without the command, unless that ended it.
+    (logs / "retrain.ledger").write_text(json.dumps({**ledger, "trainings": [4], "where": "SlurmExecutor"}))
+    for said, running in (("", 1), ("stopped part\n", 0)):
+        with (logs / "part.log").open("a") as log:
+            log.write(said)
+        _, out, _ = here(capsys, "status", tmp_path, "--json")
+        assert json.loads(out)["tables"][0]["rows"][0][:5] == ["retrain", 13 + 1, running, 0, 3 - running]
 
 
 def test_status_of_what_is_none_is_refused(capsys, tmp_path):

@@ -195,6 +195,7 @@ def test_what_is_stopped_leaves_nothing_but_what_a_later_command_takes_up(code, 
     future.files.with_suffix(".result").write_bytes(pickle.dumps((1,)))
     slurm.stop()
     assert future.done() and {path.suffix for path in home.iterdir()} == {".result", *(sent if kept else ())}
+    assert logs["stopped"].exists() != kept and (kept or logs["stopped"].read_text() == "stopped stopped\n")
     (again,) = slurm.send([call], logs, 1)
     assert again.result() == 1
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from ..core.errors import NotWritten, RunError, reading
 
-BEGAN, TRAINED, ENDED, FAILED = "began", "trained", "ended", "failed"
-"""The words by which a log's lines say what happened to a call; `trained` how many of its trainings are finished and kept."""
+BEGAN, TRAINED, ENDED, FAILED, STOPPED = "began", "trained", "ended", "failed", "stopped"
+"""The words by which a log's lines say what happened to a call; `trained` how many of its trainings are finished and kept, `stopped` that its job was ended by whoever sent it."""
 _MOST = 2**20
 """Bytes at a log's end that are read."""
 
@@ -167,7 +167,7 @@ def _seen(path: Path, size: int) -> _Seen:
     name, last, began, at, count, left = path.name.removesuffix(".log"), "", 0.0, 0.0, 0, size
     for line in lines:
         word, _, rest = line.partition(" ")
-        if word not in (BEGAN, TRAINED, ENDED, FAILED) or re.split(r"[ :]", rest)[0] != name:
+        if word not in (BEGAN, TRAINED, ENDED, FAILED, STOPPED) or re.split(r"[ :]", rest)[0] != name:
             continue
         when = re.search(r" at (\d+\.\d+)$", line)
         if word == TRAINED:
@@ -179,10 +179,10 @@ def _seen(path: Path, size: int) -> _Seen:
             left = min(max(int(of[2]) - int(of[1]), 0), size) if of else left
             at, count = float(when[1]) if when else at, count + 1
             continue
-        last = word
+        last = "" if word == STOPPED else word
         if word == BEGAN:
             began, at, count = float(when[1]) if when else began, 0.0, 0
-    left = 0 if last == ENDED else max(left, 1) if last else size
+    left = 0 if last == ENDED else max(left, 1)
     if at:
         return _Seen(last, left, (max(at - began, 0.0), count), max(time.time() - at, 0.0))
     lasted = max((seen.st_mtime if last == ENDED else time.time()) - began, 0.0) if began else 0.0

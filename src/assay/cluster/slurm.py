@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from ..core import options
 from ..core.errors import NotWritten, UsageError
 from .executors import Announced, Call, JobExecutor, JobLost, Raised, append, noted, threads_of_torch
-from .ledger import BEGAN, ENDED
+from .ledger import BEGAN, ENDED, STOPPED
 from .slurm_queue import Ended, Queue
 
 ARRAY = 500
@@ -236,6 +236,8 @@ class SlurmExecutor(JobExecutor):
         if self._queue.cancel(list(ended)):
             for future in ended.values():
                 self._remove(future, (".job",), logs=True)
+                with contextlib.suppress(NotWritten):
+                    append(future.log, f"{STOPPED} {future.name}\n")
 
     def _remove(self, future: JobFuture, endings: Sequence[str], *, logs: bool) -> None:
         """Remove what was kept of a call and its job; SLURM's own logs only if asked to."""
