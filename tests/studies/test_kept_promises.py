@@ -19,7 +19,7 @@ from assay.experiments.plan import settings_in
 from assay.experiments.progress import Progress
 from assay.reports.study import render_study
 from assay.runs.artefacts import load_json, load_study, save_json
-from assay.runs.paths import StudyPaths
+from assay.runs.paths import RunPaths, StudyPaths
 from assay.studies import difficulty, fidelity
 from cli.shell import here, sentence
 from studies.test_costs import CASES
@@ -89,6 +89,15 @@ def test_a_study_takes_more_seeds_and_is_then_what_it_had_been_with_them_at_once
     assert 0 < there < wanted, "what there was is kept"
     with pytest.raises(OutputExists, match=f"{repeated} was {getattr(more, repeated)} and is {getattr(grid, repeated)}"):
         study(copy, **given, scale="tiny", grid=grid)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_study_writes_nothing_into_the_folder_of_a_run(name, tmp_path):
+    study, settings, grid = CASES[name]
+    RunPaths(tmp_path).header.write_text("{}")
+    with pytest.raises(OutputExists, match="holds a run; name another folder"):
+        study(tmp_path, **({} if settings is None else {"settings": settings}), scale="tiny", grid=grid)
+    assert [path.name for path in tmp_path.iterdir()] == [RunPaths(tmp_path).header.name]
 
 
 def test_the_scale_of_a_plan_holds_unless_a_flag_names_one(capsys, tmp_path):

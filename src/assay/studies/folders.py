@@ -10,7 +10,7 @@ from ..core.errors import OutputExists
 from ..experiments.report import MARK
 from ..runs.artefacts import AnyStudy, load_study, save_study
 from ..runs.disk import beginning, replace
-from ..runs.paths import StudyPaths
+from ..runs.paths import RunPaths, StudyPaths
 
 
 def told(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,9 +30,11 @@ def claimed(folder: str | Path, settings: Mapping[str, Any]) -> StudyPaths:
         settings: Its settings, as `told` gives them.
 
     Raises:
-        OutputExists: The folder holds a study of other settings, or files of other kinds in its places.
+        OutputExists: The folder holds a run, a study of other settings, or files of other kinds in its places.
     """
     paths = StudyPaths(Path(folder))
+    if RunPaths(Path(folder)).header.exists():
+        raise OutputExists(f"{folder} holds a run; name another folder.")
     if paths.results.exists() and (old := load_study(paths.results).settings) != settings and not _grown(old, settings):
         raise OutputExists(f"{folder} holds a study of other settings ({_difference(old, settings)}); name another folder.")
     if paths.page.is_dir() or (paths.page.exists() and MARK not in beginning(paths.page)):
