@@ -3,7 +3,7 @@
 Softmax regression: plain SGD at rate 0.01, 20 epochs. MLP 784-128-64-10 with dropout 0.1: momentum 0.9 at rate 0.01, 50 epochs. Batches of 64.
 
 LDS: 50 subsets of half of the examples, a training on each under a seed of its own; the mean over queries of Spearman's rho between the sum
-of the values and the query's loss. LOO: 50 trainings without one example each, under the recorded seed's weights and an order of their own;
+of the values and the query's loss. With `--runs` also by the mean loss of so many trainings on each subset, which differ in their seeds. LOO: 50 trainings without one example each, under the recorded seed's weights and an order of their own;
 the mean over queries of Pearson's correlation. This is not dattri's protocol: its `retrain_loo` passes one fixed seed to every training and a loader that does not shuffle. In trainings in
 an order of their own all batches hold other examples than the recorded ones, so the same is held against trainings in the recorded order too, in which the example's loss counts 0 and
 nothing else differs; these are the nearest to dattri's. Mislabels: a tenth of the labels is flipped, and self-influence ranks them by AUC. The published
@@ -45,6 +45,8 @@ METHODS = {
     "tracin": "tracin:target=test",
     "influence, EK-FAC": "influence:target=test,solver=ekfac",
     "influence, EK-FAC + CG": "influence:target=test",
+    "influence, damping 0.1": "influence:target=test,damping=0.1",
+    "influence, damping found": "influence:target=test,damping=auto",
     "trak, last checkpoint": "trak:target=test",
     "source": "source:target=test",
     "sgd_influence": "sgd_influence:target=test",
@@ -152,6 +154,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=5000)
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--subsets", type=int, default=50)
+    parser.add_argument("--runs", type=int, default=1, help="trainings on each subset, by whose mean loss LDS is told too")
     parser.add_argument("--methods", nargs="*", choices=tuple(METHODS), default=list(METHODS))
     parser.add_argument("--trak-models", nargs="*", type=int, default=[], help="also TRAK's mean over so many recorded trainings")
     parser.add_argument("--threads", type=int, default=2)
@@ -174,7 +177,11 @@ def main() -> None:
         "seconds": {},
     }
     began = time.perf_counter()
-    after = losses_after(given.net, inputs, labels, halves, list(range(1, given.subsets + 1)), held).numpy()
+    several = [
+        losses_after(given.net, inputs, labels, halves, [run * given.subsets + one for one in range(1, given.subsets + 1)], held)
+        for run in range(given.runs)
+    ]
+    after, mean_after = several[0].numpy(), torch.stack(several).mean(0).numpy()
     left = torch.randperm(len(labels), generator=generator)[: given.subsets]
     everything = torch.arange(len(labels))
     ones = torch.stack([everything[everything != one] for one in left])
@@ -197,6 +204,11 @@ def main() -> None:
             without = values[:, left.numpy()].T
             own, recorded_order = (left_out_correlation(without, losses) for losses in (alone, same))
             found["LDS"][title] = {"value": rho, "interval": crossed_interval(predicted, after)}
+            if given.runs > 1:
+                found["LDS"][title] |= {
+                    f"by the mean of {given.runs} trainings": float(query_correlations(predicted, mean_after).mean()),
+                    "its interval": crossed_interval(predicted, mean_after),
+                }
             found["LOO"][title] = own
             found["LOO, recorded order"][title] = recorded_order
             print(title, found["LDS"][title], own, recorded_order, round(found["seconds"][title], 1), flush=True)

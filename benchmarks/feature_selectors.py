@@ -36,6 +36,7 @@ SELECTORS = {
     "zcore": {"samples": 10_000, "seed": 0},
     "facility_location": {"features": "inputs"},
     "craig": {"features": "inputs"},
+    "log_determinant": {"features": "inputs"},
 }
 
 

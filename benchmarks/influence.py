@@ -61,6 +61,14 @@ SOFTMAX = {
     "cholesky": f"influence:{OPTIONS},solver=cholesky",
     "newton step": f"influence:{OPTIONS},solver=cholesky,form=newton_step",
 }
+OTHERS = {
+    "tracin": "tracin",
+    "trak": "trak",
+    "trak, 512 dimensions": "trak:project=512",
+    "source": "source",
+    "sgd_influence": "sgd_influence",
+}
+"""Not influence at the end of training, but asked the same: what an example does to the mean test loss."""
 SELF = {
     "self, ekfac": f"self_influence:{OPTIONS}",
     "self, ekfac, sampled": f"self_influence:{OPTIONS},factors=sampled",
@@ -95,7 +103,7 @@ def trained(kind: str, folder: Path) -> tuple[nn.Module, assay.Loop]:
     model = net(kind)
     optimizer = torch.optim.SGD(model.parameters(), RATE, weight_decay=DECAY)
     loader = DataLoader(TensorDataset(x, y), BATCH, shuffle=True, generator=torch.Generator().manual_seed(0))
-    with assay.record(folder, model, optimizer, loader) as recorder:
+    with assay.record(folder, model, optimizer, loader, assay.Recording(checkpoints="every")) as recorder:
         for _ in range(EPOCHS):
             for rows, labels in recorder.epoch():
                 logits = model(rows)
@@ -150,7 +158,7 @@ def ours(spec: str, kind: str, folder: Path) -> tuple[nn.Module, Call]:
     """Scoring a recorded run by a method of assay."""
     *_, test_x, test_y, _ = data()
     model, loop = trained(kind, folder)
-    targets = {"validation": (test_x, test_y)} if spec.startswith("influence") else None
+    targets = None if spec in SELF.values() else {"validation": (test_x, test_y)}
 
     def call() -> np.ndarray:
         (scores,) = assay.score(folder, [spec], loop=loop, targets=targets).values()
@@ -362,7 +370,7 @@ def measured(name: str, kind: str, repeats: int) -> dict[str, object]:
     """One row of the table, in this process."""
     *_, flipped = data()
     with tempfile.TemporaryDirectory() as folder:
-        specs = INFLUENCE | SOFTMAX | SELF
+        specs = INFLUENCE | SOFTMAX | OTHERS | SELF
         model, call = ours(specs[name], kind, Path(folder) / "run") if name in specs else PEERS[name](kind, Path(folder) / "run")
         reference = exact(kind, model)
         before = resident_mb("VmRSS")
@@ -401,8 +409,8 @@ def main() -> None:
         return
     figures: dict[str, dict[str, object]] = {}
     for kind, names in (
-        ("mlp", [*INFLUENCE, *SELF]),
-        ("softmax", ["cg", *SOFTMAX, "lissa", "lanczos, rank 100", "ekfac", *SELF]),
+        ("mlp", [*INFLUENCE, *OTHERS, *SELF]),
+        ("softmax", ["cg", *SOFTMAX, "lissa", "lanczos, rank 100", "ekfac", *OTHERS, *SELF]),
     ):
         for name in [*(() if given.peers_alone else names), *(PEERS if given.peers or given.peers_alone else ())]:
             asked = [sys.executable, __file__, "--only", name, "--net", kind, "--repeats", str(given.repeats)]
