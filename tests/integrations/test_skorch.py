@@ -419,6 +419,50 @@ def test_several_labels_for_each_example(tmp_path):
     assert run.task == "labels" and torch.equal(run.label_matrix().float(), torch.from_numpy(several))
 
 
+class ByName(Net):
+    def __init__(self, name="logits"):
+        super().__init__()
+        self.name = name
+
+    def forward(self, x):
+        return {self.name: super().forward(x), "inputs": x}
+
+
+class TakesNames(skorch.NeuralNetClassifier):
+    def get_loss(self, y_pred, y_true, *args, **more):
+        return F.cross_entropy(next(iter(y_pred.values())), y_true)
+
+
+def test_logits_are_found_by_their_name(tmp_path):
+    net_of([assay.skorch.Recorder(tmp_path / "run", seed=SEED)], TakesNames, module=ByName).fit(X, Y)
+    run, _ = plain(tmp_path / "plain")
+    assert torch.equal(Run(tmp_path / "run").shard(1).read("losses"), run.shard(1).read("losses"))
+    with pytest.raises(
+        UsageError, match=r"module returns a dict without logits; let it return the logits, first in a tuple or named"
+    ):
+        net_of([assay.skorch.Recorder(tmp_path / "scores")], TakesNames, module=ByName, module__name="scores").fit(X, Y)
+    spec = DataSpec(forward=lambda model, batch: (model(batch[0])["scores"], batch[1]))
+    clean = assay.skorch.Recorder(tmp_path / "clean", Recording(view="eval"), spec)
+    net_of([clean], TakesNames, module=ByName, module__name="scores").fit(X, Y)
+    assert Run(tmp_path / "clean").epochs == 2
+
+
+class Silent(skorch.NeuralNetClassifier):
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **more):
+        for batch in iterator or ():
+            step_fn(batch, **more)
+
+
+def test_a_net_that_tells_nobody_of_its_batches_and_two_recorders_are_refused(tmp_path):
+    with pytest.raises(
+        UsageError, match=r"Silent trains on batches of which it tells no callback.*self\.notify\('on_batch_begin'"
+    ):
+        net_of([assay.skorch.Recorder(tmp_path / "run")], Silent).fit(X, Y)
+    with pytest.raises(UsageError, match="several recorders among its callbacks"):
+        net_of([("one", assay.skorch.Recorder(tmp_path / "one")), ("two", assay.skorch.Recorder(tmp_path / "two"))]).fit(X, Y)
+    assert not (tmp_path / "one").exists() and not (tmp_path / "two").exists()
+
+
 def test_what_cannot_be_recorded_is_refused(tmp_path):
     with pytest.raises(UsageError, match="drop_last=True leaves 2 of 22 examples out of every epoch"):
         net_of([assay.skorch.Recorder(tmp_path / "run")], iterator_train__drop_last=True).fit(X, Y)

@@ -22,6 +22,7 @@ from ..replay.losses import Losses, cross_entropies, pair
 from ..runs.recording import Recording
 from ..runs.run import AGAIN
 from ..training.batches import placed
+from .batch_keys import logits_of
 from .continuing import Asked, end_of
 from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
@@ -37,6 +38,7 @@ except ImportError:
 
 CURE = "let the net train on every batch of an epoch"
 GO_ON = "Recorder(..., resume=True), or by loading a checkpoint of its last epoch that has a history (LoadInitState)"
+EVAL = "record with assay.Recording(view='eval') and data=assay.DataSpec(forward=...), a function that returns (logits, labels)"
 OWN = "give data=assay.DataSpec(task='losses', losses=...), a function (model, batch) that returns the loss of each example"
 
 
@@ -54,6 +56,13 @@ class NetForward:
     def logits(self, outputs: Any) -> Tensor:
         """Class logits of what the module returned."""
         first = outputs[0] if isinstance(outputs, tuple) else outputs
+        if not isinstance(first, Tensor):
+            found = logits_of(first)
+            if found is None:
+                raise UsageError(
+                    f"The net's module returns a {type(first).__name__} without logits; let it return the logits, first in a tuple or named logits, or {EVAL}."
+                )
+            first = found
         if self.gives == "probabilities":
             # As NeuralNetClassifier.get_loss does it.
             return torch.log(first + torch.finfo(first.dtype).eps)
@@ -202,6 +211,8 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **more: Any) -> None:
         """Look into the iterator of the fit that begins."""
         self._leave(net)
+        if sum(isinstance(callback, Recorder) for _, callback in net.callbacks_) > 1:
+            raise UsageError("This net has several recorders among its callbacks; leave one.")
         Asked(Path(self.folder), self.recording or Recording(), self.data or DataSpec(), self.seed, self.about)
         net.iterator_train = KeyedIterator(net.iterator_train, net, self)
         self.waits_ = True
@@ -290,7 +301,10 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
                 if (self.recording or Recording()).view == "train":
                     self.recorder_.losses(self._values(net, more["y_pred"], batch))
                 return
-            self.recorder_.batch(forward.logits(more["y_pred"]), forward.labels(torch.as_tensor(batch[1])))
+            labels = forward.labels(torch.as_tensor(batch[1]))
+            # A clean pass holds the labels alone against the batch.
+            clean = (self.recording or Recording()).view == "eval"
+            self.recorder_.batch(labels if clean else forward.logits(more["y_pred"]), labels)
 
     def _values(self, net: Any, outputs: Any, batch: Any) -> Tensor:
         if isinstance(self.losses_, CriterionLosses):
@@ -302,6 +316,11 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
     def on_epoch_end(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **more: Any) -> None:
         """End and commit the epoch."""
         if self.recorder_ is not None:
+            if self.fetched_ is not None:
+                raise UsageError(
+                    f"{type(net).__name__} trains on batches of which it tells no callback, so they cannot be recorded; let its run_single_epoch call "
+                    "self.notify('on_batch_begin', ...) and self.notify('on_batch_end', ...), as that of skorch does."
+                )
             # Now, because another callback may load the best weights when the training ends.
             self.recorder_.end_epoch(CURE)
 
