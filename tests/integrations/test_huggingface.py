@@ -353,6 +353,18 @@ def test_optimizers_that_keep_more_than_tensors_are_compared(tmp_path, change):
     assert Run(tmp_path / "run").epochs == 2
 
 
+@pytest.mark.parametrize("form", ["attach", "callback"])
+def test_two_recorders_in_one_trainer_are_refused_before_the_second_writes(tmp_path, form):
+    second = assay.huggingface.Recorder(tmp_path / "two")
+    trainer = trainer_of(tmp_path, callbacks=[assay.huggingface.Recorder(tmp_path / "one")] if form == "callback" else [])
+    if form == "attach":
+        assay.attach(trainer, tmp_path / "one")
+    trainer.add_callback(second)
+    with pytest.raises(UsageError, match="recorded already, by another recorder; leave one of the two out"):
+        trainer.train()
+    assert not (tmp_path / "two").exists()
+
+
 @pytest.mark.filterwarnings("default:.*is not recorded")
 def test_an_epoch_of_two_processes_is_left_with_a_warning_and_the_next_is_recorded(tmp_path):
     def trained(resume=None, stop=None, folder="run", epochs=3):

@@ -192,6 +192,13 @@ def test_a_resumed_training_goes_on_with_its_run(tmp_path):
         trained("parts", 2)
 
 
+def test_two_recorders_in_one_trainer_are_refused_before_training(tmp_path):
+    callbacks = [assay.lightning.Recorder(tmp_path / name) for name in ("one", "two")]
+    with pytest.raises(UsageError, match="several recorders among its callbacks; leave one"):
+        trainer_of(tmp_path, callbacks).fit(Module(), DataLoader(dataset(), 4, shuffle=True))
+    assert not (tmp_path / "one").exists() and not (tmp_path / "two").exists()
+
+
 @pytest.mark.filterwarnings("default:.*is not recorded")
 def test_an_epoch_that_is_gone_on_with_in_its_middle_is_left_with_a_warning_and_the_next_is_recorded(tmp_path):
     def trained(epochs, resume=None, stop=-1):

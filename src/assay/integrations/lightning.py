@@ -178,6 +178,8 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
     def _check(self, trainer: Any, pl_module: Any) -> None:
         if not hasattr(getattr(trainer.fit_loop, "_data_source", None), "dataloader"):
             raise unknown_version("lightning", "no _data_source with a dataloader in trainer.fit_loop")
+        if sum(isinstance(callback, Recorder) for callback in trainer.callbacks) > 1:
+            raise UsageError("This Trainer has several recorders among its callbacks; leave one.")
         if trainer.world_size > 1:
             self._check_together(trainer)
         if trainer.overfit_batches:

@@ -139,10 +139,12 @@ def check_loader(loader: Any, id_field: str | int | None = None) -> None:
         id_field: Where its batches hold ids themselves; None where they do not.
 
     Raises:
-        UsageError: It is no DataLoader, has no map-style dataset, or does not batch automatically.
+        UsageError: It is no DataLoader, has no map-style dataset, does not batch automatically, or is recorded already.
     """
     if not isinstance(loader, DataLoader):
         raise UsageError(f"{type(loader).__name__} is no torch DataLoader; ids can only travel with the batches of one.")
+    if isinstance(loader.dataset, KeyedDataset):
+        raise UsageError("This loader's batches are recorded already, by another recorder; leave one of the two out.")
     if id_field is not None:
         return
     if isinstance(loader.dataset, IterableDataset):
