@@ -64,8 +64,16 @@ def test_the_same_command_trains_nothing_and_other_settings_are_refused(made, mo
     monkeypatch.setattr(trainings, "train_arm", None)
     monkeypatch.setattr(parts, "save_decision", None)
     assert study_coresets(folder, SMALL, scale="tiny", grid=GRID).fingerprint == study.fingerprint
-    with pytest.raises(OutputExists, match="seeds was 1 and is 3"):
-        study_coresets(folder, SMALL, scale="tiny", grid=dataclasses.replace(GRID, seeds=3))
+    with pytest.raises(OutputExists, match="budget was 'epochs' and is 'steps'"):
+        study_coresets(folder, SMALL, scale="tiny", grid=dataclasses.replace(GRID, budget="steps"))
+
+
+def test_one_seed_compares_nothing_and_says_so(made):
+    study, folder = made
+    words = "1 seed cannot tell a difference from chance: nothing is compared; give at least 3."
+    assert study.sentences == () and study.contests == () and words in study.notes
+    page = StudyPaths(folder).page.read_text()
+    assert words in page and "Nothing can be said beyond what the figures show." in page
 
 
 def test_the_plan_says_how_many_trainings_it_is(made):

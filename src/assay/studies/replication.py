@@ -130,7 +130,9 @@ def compared(found: ReplicationStudy) -> ReplicationStudy:
     pairs = [one for section in found.sections if section.control for one in _pairs(found, section)]
     notes = list(found.notes)
     if not pairs:
-        return found
+        if len(found.seeds) == 1 and any(section.control for section in found.sections):
+            notes.append(f"1 seed cannot tell a difference from chance: nothing is compared; give at least {FEWEST}.")
+        return dataclasses.replace(found, notes=tuple(notes))
     if min(one.comparison.n for one in pairs) < FEWEST:
         notes.append(
             f"{len(found.seeds)} seeds cannot tell a difference from chance: nothing is called significant; give at least {FEWEST}."
