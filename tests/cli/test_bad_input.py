@@ -209,6 +209,13 @@ def test_a_score_that_cannot_be_is_refused(refused, recorded, methods, expected,
         (["aum", "dual", "--policy", "top_k:keep=0.5"], 2, "dual is too much"),
         (["k_center:keep=9", "top_k:keep=0.5"], 2, "top_k:keep=0.5 is too much"),
         (["top_k", "--keep", "0.3"], 2, "SCORE --policy top_k --keep 0.3."),
+        (["top_k:kep=0.5"], 2, "Did you mean keep"),
+        (["beta:keep=0.5"], 2, "needs a value for seed"),
+        (["aum", "top_k:kep=0.5"], 2, "Did you mean keep"),
+        (["aum", "k_center:kep=9"], 2, "Did you mean keep"),
+        (["remove_worst:harmful=false", "--count", "auto"], 2, "Did you mean harmful_only"),
+        (["remove_worst:count=3", "--count", "auto"], 2, "give it once"),
+        (["remove_worst", "--count", "auto"], 2, "SCORE --policy remove_worst --count auto."),
         (["aum", "--policy", "k_center", "--keep", "9"], 2, "k_center --keep 9."),
         (["infobatch:ratio=0.5"], 2, "record with it: `assay record --select infobatch`"),
         (["k_center", "--policy", "top_k:keep=0.5"], 2, "that is a policy, asked for by `assay choose --policy k_center`"),
@@ -219,6 +226,18 @@ def test_a_decision_that_cannot_be_is_refused(refused, own, arguments, expected,
     code, said = refused("choose", own, *arguments)
     assert code == expected and words in said
     assert [path.stem for path in (own / "decisions").iterdir()] == ["drop"]
+
+
+def test_a_wrong_option_of_a_policy_is_named_before_a_score_is_computed(refused, own):
+    before = sorted((own / "scores").iterdir())
+    for policy, words in (
+        ("top_k:kep=0.5", "Did you mean keep"),
+        ("top_k:keep=2.0", "outside 0..1"),
+        ("top_k", "needs a value for keep"),
+    ):
+        code, said = refused("choose", own, "aum:epochs=1", "--policy", policy)
+        assert code == 2 and words in said
+    assert sorted((own / "scores").iterdir()) == before
 
 
 @pytest.mark.parametrize("verb", ["verify", "report", "inspect", "record", "cleanse", "datasets", "nets", "demo"])

@@ -1,5 +1,6 @@
 """`assay choose`: from a score, or from a run alone, to a decision on every example."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -66,13 +67,12 @@ def choose_(
     from ..core.errors import UsageError
     from ..core.scores import Scores
     from ..data.arrays import rows_by_id
-    from ..experiments.choose import choose, counting
+    from ..experiments.choose import choose
     from ..experiments.cleanse import curve_for
     from ..experiments.execution import Execution
     from ..experiments.scorable import is_replayed
     from ..experiments.score import score as scored
     from ..methods import parse
-    from ..policies import find
     from ..replay.config import ReplayConfig
     from ..runs.run import Run
     from .console import say, showing_progress
@@ -80,27 +80,15 @@ def choose_(
     from .score import file_named, named_once
 
     check_name(name)
-    flags = "".join(
-        f" --{flag} {value}" for flag, value in (("keep", keep), ("count", count), ("seed", seed)) if value is not None
-    )
+    flags = _Flags(keep, count, seed)
     score, policy = _asked(run, score, more, policy, flags)
-    estimated = count == "auto" and find(policy.partition(":")[0]).counts_wrong
-    auto = count == "auto" and not estimated
-    if auto and not find(policy.partition(":")[0]).counts_by_curve:
-        raise UsageError(f"--count auto is for the policy {' or '.join(counting())}; {policy} does not remove the worst.")
+    auto = flags.by_curve(policy)
     if retrain not in (None, "last", "all") or (retrain is not None and not auto):
         raise UsageError(
             f"--retrain {retrain} does not go with --count {count}; it says which curve --count auto takes, last or all."
         )
-    try:
-        number = None if count is None or auto else count if estimated else int(count)
-    except ValueError as error:
-        raise UsageError(
-            f"--count {count!r} is neither a whole number nor auto, which takes what `assay cleanse` found best."
-        ) from error
     opened, how = Run(run), ReplayConfig(tolerance=tolerance)
-    given = {"keep": keep, "seed": seed, "count": number}
-    options: dict[str, object] = {key: value for key, value in given.items() if value is not None}
+    options = flags.options(policy)
     by: Scores | Run = opened
     replayed = score is not None and is_replayed(opened, parse(score))
     if tolerance and not auto and not replayed:
@@ -120,7 +108,67 @@ def choose_(
     keep_decision(opened, decision, name if name is not None else decision.title.replace(" by ", "-by-"))
 
 
-def _asked(run: Path, score: str | None, more: Sequence[str], policy: str | None, flags: str) -> tuple[str | None, str]:
+@dataclasses.dataclass(frozen=True)
+class _Flags:
+    """Options of a policy that have a flag of their own, as they were given."""
+
+    keep: str | None
+    count: str | None
+    seed: int | None
+
+    def __str__(self) -> str:
+        return "".join(f" --{key} {value}" for key, value in dataclasses.asdict(self).items() if value is not None)
+
+    def by_curve(self, policy: str) -> bool:
+        """Whether a curve is asked to give the count.
+
+        Raises:
+            UnknownName: No such policy.
+            UsageError: The policy takes no count that could be found.
+        """
+        from ..core.errors import UsageError
+        from ..experiments.choose import counting
+        from ..policies import find
+
+        cls = find(policy.partition(":")[0].strip())
+        if self.count != "auto" or cls.counts_wrong:
+            return False
+        if not cls.counts_by_curve:
+            raise UsageError(f"--count auto is for the policy {' or '.join(counting())}; {policy} does not remove the worst.")
+        return True
+
+    def options(self, policy: str) -> dict[str, object]:
+        """The options that the policy is given, but for a count that a curve is to give.
+
+        Raises:
+            UsageError: --count is no number.
+        """
+        from ..core.errors import UsageError
+
+        try:
+            found = self.count is None or self.count == "auto"
+            count = self.count if found else int(self.count)  # type: ignore[arg-type]
+        except ValueError as error:
+            raise UsageError(
+                f"--count {self.count!r} is neither a whole number nor auto, which takes what `assay cleanse` found best."
+            ) from error
+        given = {"keep": self.keep, "seed": self.seed, "count": None if self.by_curve(policy) else count}
+        return {key: value for key, value in given.items() if value is not None}
+
+    def check(self, policy: str) -> None:
+        """Refuse a policy whose options are wrong, before a score is asked for or computed.
+
+        Raises:
+            UnknownName: No such policy or option.
+            UsageError: An option is missing, given twice or out of range.
+        """
+        from ..experiments.choose import with_options
+
+        # Any count does here in the place of that of a curve, which is not made yet.
+        with_options(policy, self.options(policy) | ({"count": 0} if self.by_curve(policy) else {}))
+
+
+def _asked(run: Path, score: str | None, more: Sequence[str], policy: str | None, flags: _Flags) -> tuple[str | None, str]:
     """The score and the policy that were named; a policy that reads no score may stand in the place of the score.
 
     Args:
@@ -128,11 +176,11 @@ def _asked(run: Path, score: str | None, more: Sequence[str], policy: str | None
         score: The argument after the run.
         more: Arguments after that one, which the command does not take.
         policy: The value of --policy.
-        flags: The flags that a corrected command must repeat, as text.
+        flags: Flags that are options of the policy; a corrected command repeats them.
 
     Raises:
-        UsageError: No policy, no score for a policy that needs one, a score for one that reads none, or more than one of either.
-        UnknownName: No such policy.
+        UsageError: No policy, wrong options of it, no score for a policy that needs one, a score for one that reads none, or more than one of either.
+        UnknownName: No such policy or option.
     """
     from ..core.errors import UnknownName, UsageError
     from ..methods import catalogue as methods
@@ -145,6 +193,7 @@ def _asked(run: Path, score: str | None, more: Sequence[str], policy: str | None
             raise UsageError(
                 f"{' '.join(more)} is too much: give one score and one policy, as in assay choose {run} SCORE --policy POLICY."
             )
+        flags.check(policies[0])
         if find(policies[0].partition(":")[0].strip()).needs_score:
             raise UsageError(f"A policy goes behind --policy: assay choose {run} {scores[0]} --policy {policies[0]}{flags}.")
         (score,), (policy,) = scores, policies
@@ -161,6 +210,7 @@ def _asked(run: Path, score: str | None, more: Sequence[str], policy: str | None
             )
         score, policy = None, score
     assert policy is not None
+    flags.check(policy)
     cls = find(policy.partition(":")[0].strip())
     if score is None and cls.needs_score:
         raise UsageError(f"Policy {cls.name!r} chooses by a score; name one: assay choose {run} SCORE --policy {policy}{flags}.")

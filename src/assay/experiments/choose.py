@@ -116,9 +116,7 @@ def decide(
         run = scores  # type: ignore[assignment]
     if curve is not None:
         options = _counted(by, policy, curve, options)
-    if isinstance(policy, str) and (twice := sorted(texts.split(policy)[1].keys() & options.keys())):
-        raise UsageError(f"{', '.join(twice)} is given in {policy!r} and again beside it; give it once.")
-    chosen = parse(policy, options)
+    chosen = with_options(policy, options)
     if by is None and chosen.needs_score:
         raise UsageError(
             f"Policy {chosen.name!r} chooses by a score, and {getattr(run, 'folder', run)} is a run; give one of its scores, such as "
@@ -170,6 +168,18 @@ def decide(
     if parent.drawn if parent is not None else by is None and opened is not None and DRAWN in opened.header.about:
         lineage = dataclasses.replace(lineage, drawn=True)
     return dataclasses.replace(decision, lineage=lineage, warnings=(*decision.warnings, *remarks))
+
+
+def with_options(policy: str | AbstractSelector, options: Mapping[str, object]) -> AbstractSelector:
+    """The policy with the options beside it.
+
+    Raises:
+        UnknownName: No such policy or option.
+        UsageError: An option is missing, given twice or out of range.
+    """
+    if isinstance(policy, str) and (twice := sorted(texts.split(policy)[1].keys() & options.keys())):
+        raise UsageError(f"{', '.join(twice)} is given in {policy!r} and again beside it; give it once.")
+    return parse(policy, options)
 
 
 def counting() -> list[str]:
