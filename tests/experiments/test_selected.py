@@ -220,7 +220,24 @@ def test_a_policy_that_reads_the_missing_facts_is_refused(run):
 
 def test_the_page_says_it(run, tmp_path):
     page = assay.report(run, assay.score(run, ["confidence", "grand"]), tmp_path / "page.html").read_text()
-    assert "No data map and no trajectories" in page and "infobatch chose before every epoch" in page
+    assert "No data map and no trajectories" in page and "infobatch chose before every epoch" in page and run.selection in page
+
+
+def test_what_part_of_the_training_it_took_is_told(run, tmp_path, capsys):
+    taken, n = [int(choice.kept.sum()) for choice in chosen(run)], len(run.ids)
+    assert min(taken) < max(taken) == n
+    assert run.selection == (
+        f"infobatch trained each epoch on {min(taken)} to {n} of {n} examples, {100 * sum(taken) / (4 * n):.1f} % of the visits of all"
+    )
+    flags = ("--data", "digits", "--net", "mlp:widths=8", "--subset", "0.2", "--epochs", "2")
+    assert run_app(["record", str(tmp_path / "thin"), *flags, "--select", "rs2:keep=0.5"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    thin = assay.Run(tmp_path / "thin")
+    half = len(thin.ids) // 2
+    assert f"rs2 trained each epoch on {half} of {len(thin.ids)} examples" in thin.selection and f"{thin.selection}." in said
+    assert run_app(["inspect", str(tmp_path / "thin")]) == 0
+    assert thin.selection in " ".join(capsys.readouterr().out.split())
+    assert recorded(tmp_path / "all", **{**SELECTED, "select": None}).selection == ""
 
 
 def test_retrainings_train_by_the_selection(run):

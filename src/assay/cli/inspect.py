@@ -55,6 +55,8 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
         ("run", opened.fingerprint),
         ("on disk", f"{size / 1e6:.1f} MB"),
     ]
+    if opened.selection:
+        rows.insert(3, ("selected", opened.selection))
     if opened.smoothing:
         rows.insert(3, ("facts", opened.smoothing))
     if opened.passes is not None:

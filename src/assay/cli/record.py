@@ -194,6 +194,8 @@ def record_(
         say(f"{run}: {len(done.ids):,} examples; {_passes(done, made.folds)}. Next: assay score {run} all")
         return
     several = f" by each of {made.models} models" if made.models > 1 else ""
+    if done.selection:
+        say(f"{done.selection}.")
     say(f"{run}: {done.epochs} epochs of {len(done.ids):,} examples recorded{several}. Next: assay score {run} all")
 
 

@@ -458,7 +458,9 @@ def _facts(
         )
     )
     if header.select:
-        facts["selected"] = f"{header.select} chose before every epoch on which examples it trained, and with which weight"
+        facts["selected"] = (
+            f"{header.select} chose before every epoch on which examples it trained, and with which weight: {run.selection}"
+        )
     facts["machine"] = f"{header.machine}, {header.device}, {header.threads} threads, torch {header.torch}, assay {header.code}"
     for words in run.elsewhere:
         facts["machine"] += f"; {words}"

@@ -185,6 +185,16 @@ class Run:
         of = " and ".join(f"{amount:.4g}" for amount in amounts)
         return f"of the logits and the given labels, without the label smoothing of {of} that the loss has which was trained on"
 
+    @property
+    def selection(self) -> str:
+        """Which live selector chose the examples of each epoch, and what part of the visits of all examples it took, in words; empty where none chose."""
+        if not self.header.select or not self.epochs:
+            return self.header.select
+        taken = [int(self.visits_in(epoch).sum()) for epoch in range(self.epochs)]
+        each = f"{min(taken):,} to {max(taken):,}" if min(taken) < max(taken) else f"{max(taken):,}"
+        share = sum(taken) / (len(self.ids) * self.epochs)
+        return f"{self.header.select} trained each epoch on {each} of {len(self.ids):,} examples, {100 * share:.1f} % of the visits of all"
+
     def _commit(self, epoch: int) -> Commit:
         if not 0 <= epoch < self.epochs:
             held = f"epochs 0 to {self.epochs - 1}" if self.epochs else "none, as nothing was trained"
