@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
+import assay
 from assay.core.curve import NONE, RANDOM, WORST, Curve, Removal
 from assay.core.lineage import Lineage
 from assay.core.scores import CHANGE, Direction, Scores
@@ -76,3 +78,20 @@ def test_near_duplicates_by_other_features_are_shown_when_asked(own, capsys):
     assert code == 0 and err == "" and words in page and words not in before
     code, _, err = here(capsys, "report", own, "--duplicates", "penultimat")
     assert code == 2 and "penultimat" in sentence(err) and "give one of these" in err
+
+
+@pytest.mark.slow
+def test_near_duplicates_are_shown_as_the_other_command_shows_them(own, tmp_path, capsys):
+    rows = tmp_path / "twins.npy"
+    np.save(rows, np.arange(len(Run(own).ids))[:, None] // 2 + np.array([[0.0, 1.0]]))
+    asked = ("rows:twins", "--inputs", f"twins={rows}", "--metric", "euclidean", "--within", "0")
+    code, out, _ = here(capsys, "duplicates", own, "--features", *asked)
+    assert code == 0 and "198 groups of 396 of 397 examples" in out
+    code, _, err = here(capsys, "report", own, "--duplicates", *asked)
+    page = Run(own).paths.report.read_text()
+    assert code == 0 and err == "" and "198 groups" in page and "rows:twins, euclidean" in page
+    assert here(capsys, "report", own, "--within", "0.5")[0] == 0
+    wide, found = Run(own).paths.report.read_text(), assay.duplicates(own, within=0.5)
+    assert len(found) and f"{len(found)} groups" in wide
+    code, _, err = here(capsys, "report", own, "--inputs", f"twins={rows}")
+    assert code == 2 and "no rows named 'twins'" in sentence(err)

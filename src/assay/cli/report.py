@@ -1,6 +1,7 @@
 """`assay report`: everything on one page."""
 
 from pathlib import Path
+from typing import Any, Literal
 
 from .values import MaybeWhole
 
@@ -14,6 +15,9 @@ def report_(
     first: str | None = None,
     most: MaybeWhole = None,
     duplicates: str | None = None,
+    within: float | None = None,
+    metric: Literal["cosine", "euclidean"] | None = None,
+    inputs: list[str] | None = None,
     title: str = "",
 ) -> None:
     """Write everything on one HTML page.
@@ -35,10 +39,18 @@ def report_(
         How many examples are shown one by one, at most; by default 2,000, or all that the decision changes, if these are 10,000 at most.
     duplicates
         Features by which near duplicates are sought, such as penultimate, as `assay duplicates` takes them; by default the inputs, where that is soon done.
+    within
+        How near duplicates are: a part of the median distance of an example to its nearest other; 0.1 by default.
+    metric
+        cosine (the default) or euclidean, for near duplicates.
+    inputs
+        NAME=FILE: rows, such as embeddings, for --duplicates rows:NAME. An npy file with a row for each example, in the run's order, or an npz file
+        of `inputs` and `ids`.
     title
         Heading of the page.
     """
     from ..core.errors import UnknownName, UsageError
+    from ..data.arrays import rows_by_id
     from ..experiments.duplicates import duplicates as groups_of
     from ..experiments.report import report
     from ..experiments.report_data import ReportOptions
@@ -47,6 +59,7 @@ def report_(
     from ..runs.run import Run
     from .console import say
     from .saved import curves_of, decision_of, explanations_of, saved_scores
+    from .score import file_named, named_once
 
     opened = Run(run)
     table = {one.title: one for one in saved_scores(opened)}
@@ -69,7 +82,10 @@ def report_(
         raise UnknownName("score in this run", opener, table)
     table = dict(sorted(table.items(), key=lambda item: item[0] != opener))
     curves = curves_of(opened, table)
-    groups = None if duplicates is None else groups_of(opened, duplicates)
+    rows = {name: rows_by_id(file, opened.ids) for name, file in named_once("inputs", map(file_named, inputs or ())).items()}
+    sought: dict[str, Any] = {"features": duplicates, "within": within, "metric": metric, "inputs": rows or None}
+    sought = {name: value for name, value in sought.items() if value is not None}
+    groups = groups_of(opened, **sought) if sought else None
     options = ReportOptions(title=title, most=most, explanations=explained, duplicates=groups)
     where = report(opened, table, out, decision=chosen, verdict=verdict, curves=curves, options=options)
     say(f"{where} ({where.stat().st_size / 1e6:.1f} MB)")
