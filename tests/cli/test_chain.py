@@ -5,9 +5,14 @@ import io
 import re
 import shutil
 
+import numpy as np
 import pytest
+import torch
 
 from assay.cli.app import run_app
+from assay.cli.score import show_wrong
+from assay.core.ids import Ids
+from assay.core.wrong_labels import count_of_margins
 from assay.experiments.report import MARK
 from assay.runs.artefacts import load_decision, load_scores, load_verdict
 from assay.runs.run import Run
@@ -110,6 +115,22 @@ def test_the_next_step_drops_as_many_as_were_counted_and_nothing_else(chain, cap
     code, out, _ = here(capsys, "score", chain[0], "entropy")
     assert code == 0 and "says nothing about wrong labels" in out and f"Next: assay report {chain[0]} --first entropy" in out
     assert "--keep" not in out and "--policy" not in out
+
+
+def test_classes_that_the_table_of_wrong_labels_leaves_out_are_said(capsys):
+    draw = np.random.default_rng(0)
+    margins = torch.from_numpy(np.concatenate([draw.normal(3, 1, 300), draw.normal(-3, 1, 40)]))
+    few, many = torch.arange(340) % 2, torch.arange(340) % 3
+    few[300:] = many[300:] = 1
+    for labels, names, said in (
+        (few, ["cat", "dog"], "In the other class the"),
+        (many, ["cat", "dog", "fox"], "In each of the other 2 classes the"),
+    ):
+        show_wrong(count_of_margins(Ids(range(340)), margins, labels, names))
+        out = capsys.readouterr().out
+        assert "Wrong labels by class" in out and "dog" in out and "cat" not in out and f"{said} interval holds 0" in out
+    show_wrong(count_of_margins(Ids(range(340)), margins, None))
+    assert "by class" not in capsys.readouterr().out
 
 
 def test_clean_data_are_never_advised_to_lose_any(capsys, tmp_path):

@@ -210,8 +210,11 @@ def show_wrong(counted: "WrongCount") -> None:
 
     say(counted.sentence)
     found = [one for one in counted.by_class if one.low >= 0.5] if counted.seen else []
-    if len(found) > 1:
+    if found and len(counted.by_class) > 1:
         counts_by_class("Wrong labels by class", "wrong", found)
+        if others := len(counted.by_class) - len(found):
+            where = "the other class" if others == 1 else f"each of the other {others:,} classes"
+            say(f"In {where} the interval holds 0: there may be none.")
 
 
 def counts_by_class(title: str, what: str, counts: "Sequence[ClassCount]") -> None:

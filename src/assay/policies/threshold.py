@@ -114,9 +114,9 @@ class Threshold(AbstractSelector):
                 if dropped or not counted.clear:
                     warnings = (f"{counted.sentence} None is dropped; look at the most suspect before any is.",)
                 dropped = 0
-            elif dropped and counted.low < counted.count / 2:
+            elif dropped and counted.low < counted.count / 4:
                 warnings = (
-                    f"{counted.sentence} Its lower end is less than half of that, so that most of the {dropped:,} dropped may be right: "
+                    f"{counted.sentence} Its lower end is less than a quarter of that, so that most of the {dropped:,} dropped may be right: "
                     "look at them first, or train longer and count again.",
                 )
         kept = torch.ones(n, dtype=torch.bool)
