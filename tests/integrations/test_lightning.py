@@ -400,10 +400,10 @@ def test_other_strategies_and_another_version_are_refused(tmp_path):
             "2 processes train together, and a clean pass is recorded by one; record with view='train'",
         ),
     ):
-        together = SimpleNamespace(fast_dev_run=False, fit_loop=loop, world_size=2, strategy=strategy)
+        together = SimpleNamespace(fast_dev_run=False, callbacks=[], fit_loop=loop, world_size=2, strategy=strategy)
         with pytest.raises(UsageError, match=words):
             assay.lightning.Recorder(tmp_path / "run", recording).setup(together, Module(), "fit")
-    other = SimpleNamespace(fast_dev_run=False, fit_loop=SimpleNamespace())
+    other = SimpleNamespace(fast_dev_run=False, callbacks=[], fit_loop=SimpleNamespace())
     with pytest.raises(
         UsageError,
         match=r"This version of lightning.* has no _data_source with a dataloader in trainer.fit_loop, .* tested, 2\.5\.6 and 2\.6\.6",
