@@ -6,11 +6,13 @@ from assay.core.decision import Action, Decision
 from assay.core.errors import UsageError
 from assay.core.ids import Ids
 from assay.core.report_data import Confusion
+from assay.core.trial import ALL, KEPT, RANDOM, Comparison, Verdict
 from assay.experiments.choose import choose
 from assay.experiments.plan import load_data, plan_of
 from assay.experiments.quality import class_counts, learning_curves
 from assay.experiments.report_data import ReportOptions, report_data
 from assay.experiments.score import score
+from assay.experiments.summary import Known, summary_of
 from assay.training.loop import evaluate
 from experiments import small
 from experiments.test_verify import looped
@@ -134,6 +136,42 @@ def test_the_summary_says_what_to_do_for_whom_and_how_sure(own):
     own.paths.truth.unlink()
     blind = dict(report_data(own, table, decision=decision).summary)
     assert "Nobody has checked yet" in blind["How sure this is"] and "right label" not in blind["What it touches"]
+
+
+def test_the_summary_of_a_smaller_training_set_speaks_of_no_wrong_labels(own):
+    table = score(own, ["aum", "entropy"])
+    for decision, kept in (
+        (choose(own, "k_center", keep=0.9), 357),
+        (choose(table["aum"], "top_k", by="suspicion", keep=0.9), 357),
+        (choose(table["entropy"], "top_k", keep=0.9), 357),
+        (choose(table["aum"], "top_k", keep=0.25), 99),
+    ):
+        next_, whom, sure = (words for _, words in report_data(own, table, decision=decision).summary)
+        assert next_.startswith(
+            f"The proposal is to train on {kept} of 397 training examples. How good a model trained on these is"
+        )
+        assert "review" not in next_ and "right label" not in whom and "known to be wrong" not in sure
+        assert "Nothing was trained again yet" in sure
+    weighted = choose(own, "craig", keep=0.5)
+    assert "of them with another weight." in dict(report_data(own, table, decision=weighted).summary)["What to do next"]
+
+
+@pytest.mark.parametrize(
+    ("effects", "words"),
+    [
+        ((-0.02, 0.03), "was worse than one on everything, and better than one on as many random ones."),
+        ((0.02, 0.03), "was better than one on everything and on as many random ones."),
+    ],
+)
+def test_what_training_again_on_fewer_examples_came_to(own, effects, words):
+    decision = choose(own, "k_center", keep=0.5)
+    comparisons = tuple(
+        Comparison(KEPT, baseline, effect, effect - 0.01, effect + 0.01, 0.001, "paired t", 5)
+        for baseline, effect in zip((ALL, RANDOM), effects, strict=True)
+    )
+    verdict = Verdict(decision.title, (), comparisons)
+    known = Known(own, (), decision, verdict, None, (), None)
+    assert dict(summary_of(known))["What to do next"].endswith(f"Trained again that way the model {words}")
 
 
 def test_of_several_models_the_means(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ..core.decision import Action, Decision
 from ..core.report_data import ClassCounts, LearningCurve
 from ..core.scores import Scores
-from ..core.trial import ALL, FEWEST, Cleaning, Comparison, Verdict
+from ..core.trial import ALL, FEWEST, RANDOM, Cleaning, Comparison, Verdict
 from ..core.wrong_labels import WrongCount
 from ..runs.run import Run
 from .plan import has_plan, tests_apart
@@ -42,6 +42,53 @@ def _against_all(verdict: Verdict | None) -> Comparison | None:
     return next((one for one in verdict.comparisons if one.baseline == ALL), next(iter(verdict.comparisons), None))
 
 
+def _prunes(known: Known) -> bool:
+    """Whether the decision makes the training set smaller, rather than cleaning it: it has a budget, gives no new labels, and leaves out more than half, or others than the
+    most suspect by the score that it chose by.
+    """
+    decision = known.decision
+    if decision is None or "keep" not in decision.options or bool((decision.actions == Action.RELABEL).any()):
+        return False
+    dropped = decision.weights == 0
+    if not bool(dropped.any()) or 2 * int(dropped.sum()) > len(decision):
+        return True
+    for scores in known.scores:
+        if decision.title.endswith(f" by {scores.title}") and scores.direction.ranks_suspects:
+            suspicion = scores.suspicion()
+            return not bool(suspicion[dropped].min() >= suspicion[~dropped].max())
+    return True
+
+
+def _smaller(known: Known, decision: Decision) -> str:
+    """What to do with a decision that makes the training set smaller."""
+    kept = int((decision.weights != 0).sum())
+    proposal = f"The proposal is to train on {kept:,} of {len(decision):,} training examples"
+    others = int((decision.actions == Action.WEIGHT).sum())
+    proposal += f", {others:,} of them with another weight." if others else "."
+    verdict, found = known.verdict, _against_all(known.verdict)
+    if verdict is None or found is None:
+        return f"{proposal} How good a model trained on these is, beside one trained on everything and on as many random ones, is what {_verifying(known.run)} finds out."
+    if found.n < FEWEST:
+        return f"{proposal} Verify with at least {FEWEST} trainings of each kind before following it: two cannot tell."
+    told: dict[str, list[str]] = {}
+    for baseline, words in ((ALL, "everything"), (RANDOM, "as many random ones")):
+        one = next((one for one in verdict.comparisons if one.baseline == baseline), None)
+        if one is not None:
+            how = "not told apart from one" if not one.significant else "better than one" if one.effect > 0 else "worse than one"
+            told.setdefault(how, []).append(f"on {words}")
+    results = ", and ".join(f"{how} {' and '.join(trained)}" for how, trained in told.items())
+    return f"{proposal} Trained again that way the model was {results}."
+
+
+def _verifying(run: Run) -> str:
+    """The command, or the function, that trains again."""
+    return (
+        f"`assay verify {run.folder}`"
+        if has_plan(run) and tests_apart(run)
+        else "`assay.verify(decision, retrain=...)` in Python"
+    )
+
+
 def _acts(decision: Decision) -> str:
     """What the decision does, in words: `drop 144 and relabel 3`."""
     verbs = {Action.DROP: "leave out", Action.RELABEL: "give another label to", Action.WEIGHT: "weigh anew"}
@@ -70,6 +117,8 @@ def _next(known: Known) -> str:
     what = _acts(decision)
     if not what:
         return "Train on the data as they are: the decision changes nothing."
+    if _prunes(known):
+        return _smaller(known, decision)
     proposal = f"The proposal is to {what} of {len(decision):,} training examples."
     look = f"{proposal} Look at these first: they stand first in the table below"
     if run.task == "classes":
@@ -77,12 +126,7 @@ def _next(known: Known) -> str:
     if decision.policy == "review":
         look = f"{proposal} A reviewer has looked at the labels"
     if found is None:
-        how = (
-            f"`assay verify {run.folder}`"
-            if has_plan(run) and tests_apart(run)
-            else "`assay.verify(decision, retrain=...)` in Python"
-        )
-        return f"{look}; whether the proposal makes the model better is what {how} finds out by training again."
+        return f"{look}; whether the proposal makes the model better is what {_verifying(run)} finds out by training again."
     if found.n < FEWEST:
         return f"{proposal} Verify with at least {FEWEST} trainings of each kind before following it: two cannot tell."
     if not found.significant:
@@ -120,7 +164,7 @@ def _whom(known: Known) -> str:
             f" Not all classes alike: {names[worst]} loses or changes {int(hit[worst]):,} of {int(counts.examples[worst]):,} "
             f"({_percent(int(hit[worst]), int(counts.examples[worst]))}), {names[least]} {int(hit[least]):,} of {int(counts.examples[least]):,}."
         )
-    if counts.lost is not None:
+    if counts.lost is not None and not _prunes(known):
         words += f" {int(counts.lost.sum()):,} of the changed ones had a right label, as far as the true labels are known."
     return words
 
@@ -133,7 +177,10 @@ def _sure(known: Known) -> str:
             f"Training again {found.n} times each way changed the share of test examples predicted right by {100 * found.effect:+.2f} percentage points "
             f"(95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f}), which {_chance(found)}."
         )
-    if known.cleaning is not None and known.cleaning.touched:
+    if _prunes(known):
+        if found is None:
+            said.append("Nothing was trained again yet, and no score tells how good a model from fewer examples is.")
+    elif known.cleaning is not None and known.cleaning.touched:
         one = known.cleaning
         said.append(
             f"Of the {one.touched:,} changed, {one.hit:,} labels are known to be wrong ({_percent(one.hit, one.touched)}), which is "
