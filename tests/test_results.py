@@ -100,6 +100,23 @@ def test_tables_of_pruning_have_every_row_and_say_what_is_below_random(title, na
     assert shown == expected
 
 
+def test_the_table_of_cleaning_has_the_measured_effects():
+    told = {}
+    for epochs in (10, 30):
+        for name, of in figures(f"cleaning-worse_label-lenet-{epochs}")["decisions"].items():
+            verb, part, *_ = name.split()
+            row = f"{verb} {'among the first ' if verb == 'relabel' else ''}{100 * float(part):.0f} %"
+            cells = [f"{of['accuracy, %']['kept']:.2f}"]
+            for one in of["against"].values():
+                p = one["p corrected"]
+                words = f"{p:.3f}".removeprefix("0") if p >= 0.001 else f"{p:.0e}".replace("e-0", "e-")
+                effect = f"{one['effect, points']:+.2f} ({one['interval'][0]:+.2f} to {one['interval'][1]:+.2f}), p {words}"
+                cells.append(effect + " *" * one["significant"])
+            told[str(epochs), row] = cells
+    rows = tables_of("Cleaning that pays")[0][2:]
+    assert {(row[0], row[1]): row[3:] for row in rows if row[1] != "everything"} == told
+
+
 SETTINGS = ("adult-logreg", "adult-dnn", "mnist-logreg", "mnist-dnn")
 
 
