@@ -78,7 +78,7 @@ def test_of_a_run_and_by_the_command(tmp_path, capsys):
     twins = assay.duplicates(run, "rows:twins", metric="euclidean", within=0.0, inputs={"twins": torch.from_numpy(embedded)})
     assert len(twins) == 198 and len(twins.ids) == 396
     with pytest.raises(
-        UsageError, match="duplicates reads inputs, and no rows named 'twins'; give features='rows:twins', or leave them out"
+        UsageError, match="duplicates reads inputs, and no rows named 'twins'; give rows:twins as the features, or leave them out"
     ):
         assay.duplicates(run, inputs={"twins": torch.from_numpy(embedded)})
     with pytest.raises(MissingEvidence, match="duplicates reads rows named 'twins', which are not given"):

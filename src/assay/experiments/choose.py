@@ -255,7 +255,7 @@ def looked_at(
             raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
         read = [field.name for field in dataclasses.fields(policy) if getattr(policy, field.name) in policy.asks.features]  # type: ignore[arg-type]
         rows = ",".join(f"{option}=rows:NAME" for option in read)
-        given = f"{policy.name}:{rows}" if verb == "choose" else "features='rows:NAME'"
+        given = f"{policy.name}:{rows}" if verb == "choose" else "rows:NAME as the features"
         instead = f", or rows of your own: {given} and inputs={{NAME: rows}}" if read and policy.reads <= ROWS_DO else ""
         if replayed(policy) and run.passes is not None and not run.states():
             raise MissingEvidence(

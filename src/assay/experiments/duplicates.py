@@ -81,7 +81,7 @@ def duplicates(
         opened = run if isinstance(run, Run) else Run(run)
         if unread := [name for name in inputs or () if name not in inputs_asked(asker)]:
             raise UsageError(
-                f"duplicates reads {features}, and no rows named {unread[0]!r}; give features='rows:{unread[0]}', or leave them out."
+                f"duplicates reads {features}, and no rows named {unread[0]!r}; give rows:{unread[0]} as the features, or leave them out."
             )
         if loop is not None and not looks_at_inputs(asker) and not replayed(asker):
             raise UsageError(f"loop= is for features of the data or of a kept model; {features} are neither. Leave it out.")
