@@ -174,6 +174,11 @@ def test_parquet(tmp_path):
             r"train\.csv, column 'label': 1 labels are missing or NaN; line 3",
         ),
         (TRAIN.replace("no", "yes"), {}, "column 'label': all 4 labels are 'yes'"),
+        (
+            TRAIN.replace("no", "0.5").replace("yes", "2"),
+            {},
+            r"column 'label': \d of 4 labels are no whole numbers \(the first is 0\.5, line \d\), as the numbers of a regression are",
+        ),
         (TRAIN, {"test": 1.5}, r"test=1\.5 is outside 0\.\.1"),
         (TRAIN, {"label": "lable"}, r"named 'lable'\. Did you mean label"),
         (TRAIN, {"label": 5}, "no column 5: positions run from 0 to 4"),

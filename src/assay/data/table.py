@@ -762,7 +762,13 @@ def _refuse_missing(cells: Cells, inputs: Sequence[int]) -> None:
 
 
 def _labels(cells: Cells, target: int) -> np.ndarray:
-    return given.checked(cells.column(target), _origin(cells, target))
+    origin = _origin(cells, target)
+    texts = given.checked(cells.column(target), origin)
+    numbers = [_number(text) for text in texts.tolist()]
+    if all(number is not None and math.isfinite(number) for number in numbers) and any(number % 1 for number in numbers):  # type: ignore[operator]
+        # As numbers they are refused in the words of all readers; whole ones keep the names that the file has.
+        given.checked(np.array(numbers, np.float64), origin)
+    return texts
 
 
 def _encoded(cells: Cells, values: np.ndarray, target: int, names: tuple[str, ...]) -> Int[Tensor, " examples"]:
