@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from assay.runs.run import Run
-from cli.shell import here, sentence
+from cli.shell import assay, here, sentence
 from experiments.test_existing import LABELS, LOGITS, NAMES, PROBS
 
 
@@ -73,3 +73,12 @@ def test_folds_from_a_table_to_a_page(tmp_path, capsys):
     assert "held out, 2 folds" in (run / "report.html").read_text()
     code, _, err = here(capsys, *command, "--folds", "41", "--resume")
     assert code == 2 and "outside 2..40" in sentence(err)
+
+
+def test_what_a_table_skips_is_said_once(tmp_path):
+    rows = "\n".join(f"{i},{i % 7},{'ab'[i % 2] if i != 6 else ''}" for i in range(40))
+    (tmp_path / "t.csv").write_text(f"customer_id,x,kind\n{rows}\n")
+    command = ("record", "run", "--data", "t.csv:label=kind,unlabelled=skip", "--net", "logistic", "--epochs", "1")
+    code, out, err = assay(*command, cwd=tmp_path)
+    assert code == 0 and sentence(err) == "t.csv: 1 of 40 rows were skipped: line 8 (no label)." and "skipped" not in out
+    assert "column 'customer_id'" in out

@@ -136,8 +136,10 @@ def record_(
     resume
         Go on after the last committed epoch of the run in the folder, if there is one.
     """
+    from ..core.words import printable
     from ..experiments.plan import Plan
     from ..experiments.record import record
+    from . import output
     from .console import say, showing_progress
 
     recipe: dict[str, Any] = {
@@ -189,7 +191,8 @@ def record_(
     with showing_progress() as progress:
         done = record(made, run, resume=resume, progress=progress)
     for note in done.header.about.get("notes", ()):  # type: ignore[attr-defined]
-        say(f"{made.data}: {note}")
+        if printable(note) not in output.now.warnings:
+            say(f"{made.data}: {note}")
     if done.passes is not None:
         say(f"{run}: {len(done.ids):,} examples; {_passes(done, made.folds)}. Next: assay score {run} all")
         return
