@@ -136,6 +136,12 @@ def test_the_summary_says_what_to_do_for_whom_and_how_sure(own):
     own.paths.truth.unlink()
     blind = dict(report_data(own, table, decision=decision).summary)
     assert "Nobody has checked yet" in blind["How sure this is"] and "right label" not in blind["What it touches"]
+    # 40 are changed, of which no 50 can be marked.
+    assert "Marking all of them tells the share." in blind["How sure this is"]
+    more = dict(report_data(own, table, decision=choose(table["aum"], "top_k", keep=0.8)).summary)
+    assert "Marking 50 of them in random order tells the share, with an interval." in more["How sure this is"]
+    none = dict(report_data(own, table, decision=choose(table["aum"], "top_k", keep=397)).summary)
+    assert "Nothing is changed, so there is nothing to check." in none["How sure this is"]
 
 
 def test_the_summary_of_a_smaller_training_set_speaks_of_no_wrong_labels(own):

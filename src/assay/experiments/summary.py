@@ -13,6 +13,8 @@ from .plan import has_plan, tests_apart
 from .quality import HELD_OUT
 
 NEXT, WHOM, SURE = "What to do next", "What it touches", "How sure this is"
+MARKED = 50
+"""Marks that are asked for where a decision changes more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,9 +193,7 @@ def _sure(known: Known) -> str:
     elif known.run.task != "classes":
         said.append("A rank says which examples stand out, and not why.")
     elif decision is not None and found is None:
-        said.append(
-            "Nobody has checked yet how many of these labels really are wrong. Marking 50 of them in random order tells the share, with an interval."
-        )
+        said.append(_unchecked(int(decision.touched.sum())))
     elif decision is None:
         said.append("A rank is a suspicion and no proof; nobody has checked yet how many of the first labels really are wrong.")
     if words := _quality(known.learning):
@@ -201,6 +201,14 @@ def _sure(known: Known) -> str:
     if known.counted is not None and known.counted.clear:
         said.append(known.counted.sentence)
     return " ".join(said)
+
+
+def _unchecked(touched: int) -> str:
+    if not touched:
+        return "Nothing is changed, so there is nothing to check."
+    how = "all of them" if touched <= MARKED else f"{MARKED} of them in random order"
+    interval = "" if touched <= MARKED else ", with an interval"
+    return f"Nobody has checked yet how many of these labels really are wrong. Marking {how} tells the share{interval}."
 
 
 def _chance(found: Comparison) -> str:
