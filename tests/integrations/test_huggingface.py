@@ -452,6 +452,40 @@ def test_what_a_trainer_saved_becomes_the_run_that_was_recorded_beside_it(tmp_pa
     assert assay.score(saved, "tracin:target=self", loop=loop, save=False)["tracin:target=self"].values.isfinite().all()
 
 
+class Told(nn.Module):
+    """Cannot be called without labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = bert(dropout=0.0)
+
+    def forward(self, input_ids, attention_mask, labels):
+        outputs = self.inner(input_ids=input_ids, attention_mask=attention_mask)
+        return {"loss": F.cross_entropy(outputs.logits, labels), "logits": outputs.logits}
+
+
+class Untold(Told):
+    def forward(self, input_ids, attention_mask, labels=None):
+        if labels is None:
+            return {"logits": self.inner(input_ids=input_ids, attention_mask=attention_mask).logits}
+        return super().forward(input_ids, attention_mask, labels)
+
+
+@pytest.mark.parametrize("view", ["train", "eval"])
+def test_a_model_that_cannot_be_called_without_labels_is_given_them(tmp_path, view):
+    found = []
+    for model in (Told(), Untold()):
+        folder = tmp_path / type(model).__name__
+        trainer = trainer_of(tmp_path, model=model)
+        attached = assay.attach(trainer, folder, Recording(view=view, checkpoints="every"), seed=SEED)
+        trainer.train()
+        scores = assay.score(folder, ["grand", "tracin:target=self", "vog"], loop=attached.loop(), save=False)
+        found.append(([one.shard.sums for one in Run(folder).commits], scores))
+    assert found[0][0] == found[1][0]
+    for title, scores in found[0][1].items():
+        assert torch.equal(scores.values, found[1][1][title].values) and bool(scores.values.any())
+
+
 class Pictures(Dataset):
     """22 pictures of 16 by 16 in three classes, and what a model does not take."""
 

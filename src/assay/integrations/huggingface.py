@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import inspect
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -66,7 +67,7 @@ EVAL = "record with assay.Recording(view='eval'), which passes over every exampl
 
 @dataclasses.dataclass(frozen=True)
 class NamedForward:
-    """Logits and labels of a batch that is a dict: the model is given all of it but the labels.
+    """Logits and labels of a batch that is a dict: the model is given all of it, but the labels only where it cannot be called without.
 
     Attributes:
         labels: Names under which the labels may stand.
@@ -86,7 +87,8 @@ class NamedForward:
                 f"A batch is a {type(batch).__name__}, no dict; give data=assay.DataSpec(forward=...), a function that returns (logits, labels)."
             )
         labels = labels_in(batch, self.labels)
-        logits = logits_of(model(**{name: part for name, part in batch.items() if name not in self.labels}))
+        kept = _asked_for(model)
+        logits = logits_of(model(**{name: part for name, part in batch.items() if name not in self.labels or name in kept}))
         if logits is None:
             raise UsageError(
                 "The model returns no logits; give data=assay.DataSpec(forward=...), a function that returns (logits, labels)."
@@ -96,6 +98,15 @@ class NamedForward:
     def labels_of(self, batch: Any) -> Tensor:
         """The labels of a batch."""
         return labels_in(batch, self.labels)
+
+
+def _asked_for(model: nn.Module) -> frozenset[str]:
+    """What the model cannot be called without; nothing where that cannot be told, as of TorchScript."""
+    try:
+        given = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return frozenset()
+    return frozenset(one.name for one in given if one.default is one.empty)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -382,7 +393,8 @@ def attach(
         trainer: A `transformers.Trainer`, or what inherits from it.
         folder: Where the run is written; new or empty, unless the Trainer resumes.
         recording: What is kept, as for `assay.record`.
-        data: Facts about the examples; by default a batch is a dict, the model is given all of it but the labels, and returns logits.
+        data: Facts about the examples; by default a batch is a dict, the model is given all of it but the labels (these too where its `forward`
+            asks for them), and returns logits.
         seed: If given, all generators are seeded from (seed, epoch) before each epoch, so that `attached.loop()` can be scored by methods that take the
             training again. If None, no generator is touched.
         about: Description of what is trained, for the report.
