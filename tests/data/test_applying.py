@@ -132,6 +132,14 @@ def test_arrays(x, y, new):
     assert labels.tolist() == [y[0], y[2], new, y[4]] and (labels.dtype == y.dtype) and y[3] != new
 
 
+def test_names_are_needed_only_where_labels_change():
+    pandas = pytest.importorskip("pandas")
+    texts = np.array(["dog", "cat", "owl", "dog", "cat"])
+    left, labels = decision(names=()).apply((np.arange(5), texts))
+    assert left.tolist() == [0, 2, 3, 4] and labels.tolist() == ["dog", "owl", "dog", "cat"]
+    assert decision(names=()).apply(pandas.DataFrame({"y": texts}), label="y")["y"].tolist() == labels.tolist()
+
+
 def test_arrays_of_a_decision_that_weighs_have_a_third():
     made = decision(weights={0: 0.5, 4: 2.0})
     x, y, weights = made.apply((np.arange(5), np.array(LABELS)))

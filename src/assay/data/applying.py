@@ -188,7 +188,7 @@ def relabelled_column(old: np.ndarray, found: Matched) -> np.ndarray:
         codes: list[Any] = [*range(len(names))] if None in numbers else numbers
     elif all(isinstance(value, str) for value in there):
         codes = list(names)
-        if not names:
+        if not names and bool(changed.any()):
             raise UsageError(f"The labels are texts, and {NO_NAMES}")
     else:
         strange = next(value for value in there if not isinstance(value, (int, float, str)))
