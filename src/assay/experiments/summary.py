@@ -53,7 +53,7 @@ def _prunes(known: Known) -> bool:
         return False
     dropped = decision.weights == 0
     if not bool(dropped.any()) or 2 * int(dropped.sum()) > len(decision):
-        return True
+        return bool(dropped.any())
     for scores in known.scores:
         if decision.title.endswith(f" by {scores.title}") and scores.direction.ranks_suspects:
             suspicion = scores.suspicion()
