@@ -380,7 +380,7 @@ def _measured(
     execution.progress.advance("seeds", done, total, "taken from an earlier study" if done else "")
     with ExitStack() as stack:
         pool = execution.pool if execution.pool is not None else stack.enter_context(executor("inline"))
-        for name, found in run_all(pool, calls, paths.logs, "seeds", done * (1 + examples)):
+        for name, found in run_all(pool, calls, paths.logs, "leave one out", done * (1 + examples)):
             done += 1
             save_seed_result(found, where[name], where[name].stem)
             KeptRetrainings(_trained_of(where[name]), "", 0).forget()
