@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import sys
 
 import numpy
@@ -39,7 +40,7 @@ def report(name: str, figures: dict, out: str | None) -> None:
             [
                 "python",
                 f"benchmarks/{pathlib.Path(sys.argv[0]).name}",
-                *("DIR" if part.startswith(("/", "..")) else part for part in sys.argv[1:]),
+                *("DIR" if part.startswith(("/", "..")) else shlex.quote(part) for part in sys.argv[1:]),
             ]
         ),
         "machine": f"{processor()}, {os.cpu_count()} cores",

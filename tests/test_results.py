@@ -117,6 +117,30 @@ def test_the_table_of_cleaning_has_the_measured_effects():
     assert {(row[0], row[1]): row[3:] for row in rows if row[1] != "everything"} == told
 
 
+def test_the_table_of_dattris_softmax_regression_is_of_its_files():
+    own, several, trak = (figures(f"dattri-lr{part}") for part in ("", "-runs", "-trak"))
+    names = {
+        "influence:damping=0.1": "influence, damping 0.1",
+        "influence:damping=auto": "influence, damping found",
+        "influence:solver=ekfac": "influence, EK-FAC",
+        "influence`, the default damping of .01": "influence, EK-FAC + CG",
+        "trak`, mean of 50 trainings": "trak, 50 models",
+        "trak`, mean of 10 trainings": "trak, 10 models",
+        "trak`, last checkpoint": "trak, last checkpoint",
+    }
+    rows = rows_below("dattri's protocol on MNIST-10, softmax regression", "LDS, the mean of five")
+    assert len(rows) == 10
+    for row, cells in rows.items():
+        name = names.get(row, row)
+        of = several["LDS"].get(name) or trak["LDS"].get(name) or own["LDS"][name]
+        ends = ([of["value"], *of["interval"]], [of.get("by the mean of 5 trainings"), *of.get("its interval", ())])
+        for cell, values in zip(list(cells.values()), ends, strict=False):
+            assert re.findall(r"\.\d{3}", cell) == [f"{one:.3f}".removeprefix("0") for one in values if one is not None], name
+        if left := cells["leave-one-out, recorded order"]:
+            found = {**own, **trak["LOO, recorded order"], **several["LOO, recorded order"]}[name]["value"]
+            assert left == f"{found:.3f}".removeprefix("0")
+
+
 SETTINGS = ("adult-logreg", "adult-dnn", "mnist-logreg", "mnist-dnn")
 
 
