@@ -63,8 +63,7 @@ SOFTMAX = {
 }
 OTHERS = {
     "tracin": "tracin",
-    "trak": "trak",
-    "trak, 512 dimensions": "trak:project=512",
+    "trak, 512 dimensions": "trak",
     "source": "source",
     "sgd_influence": "sgd_influence",
 }
