@@ -288,6 +288,22 @@ def test_workers_take_several_gpus_in_turn(monkeypatch):
     assert executors._cuda_devices() == ["0", "1"]
 
 
+def device_of_worker(folder):
+    """The first device of the worker that makes this call, once four workers are at work."""
+    (folder / str(os.getpid())).touch()
+    while len(list(folder.iterdir())) < 4:
+        time.sleep(0.01)
+    return os.environ["CUDA_VISIBLE_DEVICES"].partition(",")[0]
+
+
+def test_each_of_four_workers_has_a_gpu_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(executors, "_cuda_devices", lambda: ["0", "1", "2", "3"])
+    with executor("processes:4") as pool:
+        calls = [Call(name, device_of_worker, (tmp_path / "here",)) for name in "abcd"]
+        (tmp_path / "here").mkdir()
+        assert sorted(dict(run_all(pool, calls, tmp_path / "logs")).values()) == ["0", "1", "2", "3"]
+
+
 def test_an_executor_by_its_text():
     with executor("processes:3", threads=2) as pool:
         assert pool.workers == 3 and pool.threads == 2

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -158,6 +160,15 @@ def test_the_summary_of_a_smaller_training_set_speaks_of_no_wrong_labels(own):
         )
         assert "review" not in next_ and "right label" not in whom and "known to be wrong" not in sure
         assert "Nothing was trained again yet" in sure
+    part = table["aum"].ids.positions(table["aum"].ids, "themselves") < 380
+    some = dataclasses.replace(
+        table["aum"], ids=own.ids.take(part), values=table["aum"].values[part], unscored=own.ids.take(~part)
+    )
+    for options, words in (({}, "leave out 38"), ({"by": "suspicion"}, "train on 359")):
+        with pytest.warns(UserWarning, match="17 of 397 examples have no value of aum"):
+            decision = choose(some, "top_k", keep=0.9, unscored="keep", **options)
+        said = dict(report_data(own, {"aum": some}, decision=decision).summary)
+        assert said["What to do next"].startswith(f"The proposal is to {words} of 397")
     weighted = choose(own, "craig", keep=0.5)
     assert "of them with another weight." in dict(report_data(own, table, decision=weighted).summary)["What to do next"]
 

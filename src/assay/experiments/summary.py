@@ -52,13 +52,14 @@ def _prunes(known: Known) -> bool:
     if decision is None or "keep" not in decision.options or bool((decision.actions == Action.RELABEL).any()):
         return False
     dropped = decision.weights == 0
-    if not bool(dropped.any()) or 2 * int(dropped.sum()) > len(decision):
-        return bool(dropped.any())
-    for scores in known.scores:
-        if decision.title.endswith(f" by {scores.title}") and scores.direction.ranks_suspects:
-            suspicion = scores.suspicion()
-            return not bool(suspicion[dropped].min() >= suspicion[~dropped].max())
-    return True
+    if not bool(dropped.any()):
+        return False
+    chosen_by = [one for one in known.scores if decision.title.endswith(f" by {one.title}") and one.direction.ranks_suspects]
+    if not chosen_by or 2 * int(dropped.sum()) > len(decision):
+        return True
+    # Examples without a value are in no score, and stay.
+    suspicion, valued = chosen_by[0].suspicion(), dropped[decision.ids.positions(chosen_by[0].ids, decision.title)]
+    return not bool(suspicion[valued].min() >= suspicion[~valued].max())
 
 
 def _smaller(known: Known, decision: Decision) -> str:
