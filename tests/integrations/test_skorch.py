@@ -72,6 +72,21 @@ def plain(folder, epochs=2, kind=Net, recording=None):
     return Run(folder), model
 
 
+def plain_by_losses(folder, model, targets, losses, recording):
+    """A plain loop that says the loss of each example, two epochs; its loader."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loader = DataLoader(TensorDataset(torch.from_numpy(X), targets), 4, shuffle=True)
+    with assay.record(folder, model, optimizer, loader, recording, data=DataSpec(losses=losses), seed=SEED) as recorder:
+        for _ in range(2):
+            for batch in recorder.epoch():
+                optimizer.zero_grad()
+                values = losses(model, batch)
+                values.mean().backward()
+                optimizer.step()
+                recorder.losses(values)
+    return loader
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_facts_and_weights_are_those_of_a_plain_loop(tmp_path, workers):
     live = Recording(live=["aum", "liveval"])
@@ -187,19 +202,7 @@ def test_live_values_are_those_of_a_plain_loop_by_the_losses_it_trains_on(tmp_pa
         **settings,
     )
     net.fit(X, targets.numpy())
-    model = copy.deepcopy(module)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    loader = DataLoader(TensorDataset(torch.from_numpy(X), targets), 4, shuffle=True)
-    with assay.record(
-        tmp_path / "plain", model, optimizer, loader, recording, data=DataSpec(losses=losses), seed=SEED
-    ) as recorder:
-        for _ in range(2):
-            for batch in recorder.epoch():
-                optimizer.zero_grad()
-                values = losses(model, batch)
-                values.mean().backward()
-                optimizer.step()
-                recorder.losses(values)
+    plain_by_losses(tmp_path / "plain", copy.deepcopy(module), targets, losses, recording)
     ours, theirs = (
         assay.score(tmp_path / name, "liveval", save=False, strict=True)["liveval"].values for name in ("run", "plain")
     )
@@ -380,18 +383,7 @@ def test_losses_of_numbers_are_those_of_a_plain_loop_and_taken_again(tmp_path, t
     )
     net.fit(X, numbers)
     model = Net()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    loader = DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(numbers)), 4, shuffle=True)
-    with assay.record(
-        tmp_path / "plain", model, optimizer, loader, recording, data=DataSpec(losses=squared), seed=SEED
-    ) as recorder:
-        for _ in range(2):
-            for batch in recorder.epoch():
-                optimizer.zero_grad()
-                values = squared(model, batch)
-                values.mean().backward()
-                optimizer.step()
-                recorder.losses(values)
+    loader = plain_by_losses(tmp_path / "plain", model, torch.from_numpy(numbers), squared, recording)
     run, plain_run = Run(tmp_path / "run"), Run(tmp_path / "plain")
     assert run.task == plain_run.task == "losses"
     loop = assay.Loop(net.module_, net.optimizer_, net.get_iterator(net.get_dataset(X, numbers), training=True), losses=squared)
