@@ -364,11 +364,10 @@ def study_pruning(
 
 def beside(published: Sequence[PublishedNumber], fractions: Sequence[float]) -> tuple[PublishedNumber, ...]:
     """Published numbers in the columns of what they stand beside: nets on everything are the same in each."""
-    return tuple(
-        dataclasses.replace(one, column=f"{fraction:g}") if one.row == ALL else one
-        for one in published
-        for fraction in (fractions if one.row == ALL else fractions[:1])
-    )
+    found: list[PublishedNumber] = []
+    for one in published:
+        found += [dataclasses.replace(one, column=f"{fraction:g}") for fraction in fractions] if one.row == ALL else [one]
+    return tuple(found)
 
 
 def rows(keep: float, epochs: int, of_data: OfData, grid: PruningGrid) -> tuple[Choice, ...]:
