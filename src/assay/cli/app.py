@@ -161,6 +161,11 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
         return _say(debug, _too_much(error), 2)
     except cyclopts.UnknownOptionError as error:
         return _say(debug, _renamed(error) or " ".join(str(error).split()), 2)
+    except cyclopts.CoercionError as error:
+        token = error.token
+        if error.target_type is float and error.msg is None and token is not None:
+            return _say(debug, f"{token.keyword or 'the value'} {token.value!r} is no number; give one such as 0.5.", 2)
+        return _say(debug, " ".join(str(error).split()), 2)
     except cyclopts.CycloptsError as error:
         return _say(debug, " ".join(str(error).split()), 2)
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ def whole(kind: Any, tokens: Sequence[Any]) -> int:
     try:
         return int(tokens[0].value)
     except ValueError as error:
-        raise ValueError(f"{tokens[0].value!r} is no whole number.") from error
+        raise ValueError(f"{tokens[0].value!r} is no whole number; give one such as 3.") from error
 
 
 Whole = Annotated[int, Parameter(converter=whole)]
