@@ -35,6 +35,7 @@ def test_plans_that_cannot_be_are_refused(own, capsys, flags, words):
     assert code == 2 and words in sentence(err)
 
 
+@pytest.mark.slow
 def test_a_study_is_no_run_and_the_cure_works(capsys, tmp_path):
     folder = str(tmp_path / "a study")
     flags = ("--scale", "tiny", "--seeds", "1", "--selectors", "moderate", "--methods", "loss", "--fractions", "0.5")

@@ -296,6 +296,7 @@ def device_of_worker(folder):
     return os.environ["CUDA_VISIBLE_DEVICES"].partition(",")[0]
 
 
+@pytest.mark.slow
 def test_each_of_four_workers_has_a_gpu_of_its_own(monkeypatch, tmp_path):
     monkeypatch.setattr(executors, "_cuda_devices", lambda: ["0", "1", "2", "3"])
     with executor("processes:4") as pool:

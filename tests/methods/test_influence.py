@@ -496,7 +496,8 @@ def nets(draw):
     return nn.Sequential(*layers, nn.Linear(sizes[-1], classes, bias=biased)).double(), classes
 
 
-@settings(max_examples=6, deadline=None)
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None)
 @given(made=nets(), examples=st.integers(10, 60), damping=st.sampled_from([0.1, 1.0, 10.0]))
 def test_solvers_agree_with_the_dense_solve_on_random_nets(tmp_path_factory, made, examples, damping):
     model, classes = made
