@@ -111,7 +111,10 @@ def _weights(examples: Examples, given: Mapping[str, float], text: str) -> Tenso
     places = {str(one): place for place, one in enumerate(examples.ids)}
     strange = [one for one in given if one not in places]
     if strange:
-        raise UsageError(f"Target {text}: {listed(strange, len(strange))} are no validation examples.")
+        raise UsageError(
+            f"Target {text}: no validation example has the id {listed(strange, len(strange))}; choose among the {len(places):,} of them, "
+            f"such as {listed(places, 3, most=3)}."
+        )
     weights = torch.zeros(len(examples), dtype=torch.float64)
     for one, weight in given.items():
         weights[places[one]] = weight
