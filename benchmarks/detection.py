@@ -84,7 +84,7 @@ LEARNERS = ("data_oob:learner=ridge,features=penultimate",)
 PROBE, RATE = "what the probe finds best", 0.02
 EXTRA_TRAININGS = {BASELINE: FOLDS, PROBE: 1}
 """Of the net, beside the one that is recorded."""
-SLOW = ("grand", "vog", "prediction_depth", "cg_score")
+SLOW = ("grand", "vog", "prediction_depth", "cg_score", "self_influence:factors=sampled")
 """Methods that take minutes: their derivatives, neighbours in every layer, or kernels are those of all examples."""
 NEIGHBOURS = ("selfclean", "knn_disagreement", "outlier_distance", "knn_shapley:target=others")
 """Methods that look at the inputs of the last layer, which are asked for by name."""
@@ -118,7 +118,15 @@ def methods_of(run: Run, given: argparse.Namespace, seed: int) -> dict[str, str]
     early = given.epochs // 2
     specs = [
         *(name for name in able if name != "el2n"),
-        *(f"el2n:at={early}", f"grand:at={early}", "grand", "vog", "prediction_depth", "prediction_depth:reference=label"),
+        *(
+            f"el2n:at={early}",
+            f"grand:at={early}",
+            "grand",
+            "vog",
+            "prediction_depth",
+            "prediction_depth:reference=label",
+            "self_influence:factors=sampled",
+        ),
         *(STEPS if given.with_steps else ()),
         *(TARGETED if given.with_targets else ()),
     ]
@@ -164,7 +172,7 @@ def detected(given: argparse.Namespace, seed: int) -> dict:
         tests = {"tests": loaded.test.take(torch.arange(TESTS))} if given.with_targets else None
         for name, spec in methods_of(run, given, seed).items():
             began = time.perf_counter()
-            (found[name],) = assay.score(run.folder, spec, targets=tests).values()
+            (found[name],) = assay.score(run.folder, spec, targets=tests if spec in TARGETED else None).values()
             seconds[name] = time.perf_counter() - began
         chose = None
         if given.with_probe:
@@ -353,6 +361,7 @@ def main() -> None:
     parser.add_argument("--data-path", required=True, help="folder that holds the folders cifar10 and mnist")
     parser.add_argument("--part", choices=("detection", "agreement", "ensembles"), default="detection")
     parser.add_argument("--task", choices=tuple(TASKS), default="human")
+    parser.add_argument("--net", help="another net than the task's")
     parser.add_argument("--examples", type=int, default=10_000, help="the first so many rows")
     parser.add_argument("--epochs", type=int, help=f"{EPOCHS} by default, {FEW_EPOCHS} for ensembles")
     parser.add_argument("--seeds", type=int, default=5, help="how many")
@@ -376,17 +385,20 @@ def main() -> None:
     given = parser.parse_args()
     if given.epochs is None:
         given.epochs = FEW_EPOCHS if given.part == "ensembles" else EPOCHS
+    if given.net:
+        TASKS[given.task]["net"] = given.net
     torch.set_num_threads(given.threads)
     measure = ensembled if given.part == "ensembles" else detected
     seeds = [measured(given, seed, measure) for seed in range(given.first_seed, given.first_seed + given.seeds)]
     figures: dict = {
         "task": given.task,
+        "net": TASKS[given.task]["net"],
         "examples": given.examples,
         "epochs": given.epochs,
         "seeds": [one["seed"] for one in seeds],
         "machines of the seeds": sorted({one["machine"] for one in seeds}),
     }
-    name = f"detection-{given.task}" if given.part == "detection" else f"{given.part}-{given.task}"
+    name = f"{given.part}-{given.task}{f'-{given.net}' if given.net else ''}"
     if given.part == "agreement":
         methods, matrix = agreement(seeds)
         pairs = itertools.combinations(range(len(methods)), 2)

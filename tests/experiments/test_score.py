@@ -396,6 +396,8 @@ def test_a_loop_that_no_method_reads_is_refused(run, tmp_path):
     world = World(tmp_path / "run")
     with pytest.raises(UsageError, match="loop= is for methods that replay the training or read the data; aum, loss do not"):
         score(world.run, ["aum", "loss"], loop=world.loop())
+    with pytest.raises(UsageError, match="aum does not"):
+        score(world.run, "aum", loop=world.loop())
     with pytest.raises(UsageError, match="was recorded by a plan"):
         score(run, "oti", loop=world.loop())
 

@@ -289,7 +289,7 @@ def _check_read(
 
     if replay_config and not replayed:
         raise UsageError(
-            f"--schedule, --memory and --tolerance are for methods that replay the training; {', '.join(methods)} do not."
+            f"--schedule, --memory and --tolerance are for methods that replay the training; {', '.join(methods)} {'does' if len(methods) == 1 else 'do'} not."
         )
     if spread and not retrained:
         raise UsageError(f"--where is for {spread_by(named)}")

@@ -136,7 +136,7 @@ def check_read(
         UsageError: Names the first such argument.
     """
     loop, targets, replay_config = request.loop, request.targets, request.replay_config
-    titles = listed([one.title for one in wanted], len(wanted))
+    none = f"{listed([one.title for one in wanted], len(wanted))} {'does' if len(wanted) == 1 else 'do'} not"
     retaken = any(is_replayed(run, one) for one in wanted)
     if unused := [
         name for name in request.references or () if name not in {asked for one in wanted for asked in one.asks.references}
@@ -149,13 +149,13 @@ def check_read(
         )
     if loop is not None and not retaken and not any(map(looks_at_inputs, wanted)):
         raise UsageError(
-            f"loop= is for methods that replay the training or read the data; {titles} do not. Name one beside them, such as grand "
+            f"loop= is for methods that replay the training or read the data; {none}. Name one beside them, such as grand "
             "('all' names none that may take as long as a training), or leave it out."
         )
     if loop is not None and has_plan(run):
         raise UsageError(f"{run.folder} was recorded by a plan, which says how it was trained; leave loop= out.")
     if replay_config is not None and replay_config != ReplayConfig() and not retaken:
-        raise UsageError(f"replay_config= is for methods that replay the training; {titles} do not. Leave it out.")
+        raise UsageError(f"replay_config= is for methods that replay the training; {none}. Leave it out.")
     if request.execution.pool is not None and not any(map(spreads, wanted)):
         raise UsageError(f"Execution(pool=) is for {spread_by(wanted)} Leave it out.")
     if isinstance(targets, str):
@@ -163,7 +163,7 @@ def check_read(
     # One mapping may serve several calls, so that not every entry has to be asked for.
     if targets is not None and len(targets) and not any(asks_targets(run, one) for one in wanted):
         raise UsageError(
-            f"targets= is for methods that ask for the change of a number, such as sgd_influence:target=NAME; {titles} do not. Leave it out."
+            f"targets= is for methods that ask for the change of a number, such as sgd_influence:target=NAME; {none}. Leave it out."
         )
 
 
