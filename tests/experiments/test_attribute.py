@@ -93,7 +93,9 @@ def test_of_a_plan_queries_have_the_ids_of_what_was_held_out(run, found):
     one = int(held.ids[3])
     alone = assay.score(run, f"tracin:target=id={one}")[f"tracin:target=id={one}"].values
     torch.testing.assert_close(found.row(one), alone, rtol=1e-4, atol=1e-5)
-    with pytest.raises(UsageError, match=r"no validation example has the id elsewhere; choose among the \d+ of them, such as \d+, \d+, \d+\.$"):
+    with pytest.raises(
+        UsageError, match=r"no validation example has the id elsewhere; choose among the \d+ of them, such as \d+, \d+, \d+\.$"
+    ):
         assay.score(run, "tracin:target=id=elsewhere")
     test = assay.attribute(run, "tracin:target=test,layers=head")
     assert len(test.queries) == 1400 and not set(test.queries) & set(found.queries)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import assay
+from assay.cluster import executor
 from assay.core.errors import Mismatch, MissingEvidence, OutputExists, UsageError
 from assay.core.ids import Ids
 from assay.data.splitting import folds_of
@@ -17,6 +18,7 @@ from assay.experiments.plan import load_data
 from assay.runs.artefacts import load_folds, load_truth
 from assay.runs.paths import RunPaths
 from assay.runs.run import Run
+from experiments.small import contents
 
 ROWS, FOLDS = 60, 3
 
@@ -123,6 +125,17 @@ def test_folds_go_on_where_they_were_interrupted(table, made, tmp_path, monkeypa
     assert again.fingerprint == made.fingerprint and again.check()
     assert before is None or first.stat().st_mtime_ns == before
     assert recording.record(plan_of(table), tmp_path / "run", resume=True).fingerprint == made.fingerprint
+
+
+@pytest.mark.parametrize("where", ["inline", pytest.param("processes:2", marks=pytest.mark.slow)])
+def test_folds_trained_in_other_places_are_the_same_to_the_bit(table, made, tmp_path, where):
+    with executor(where) as pool:
+        spread = recording.record(plan_of(table), tmp_path / "run", execution=assay.Execution(pool))
+    assert spread.fingerprint == made.fingerprint and contents(spread) == contents(made) and spread.check()
+    with executor(where) as pool:
+        assert contents(
+            recording.record(plan_of(table), tmp_path / "run", resume=True, execution=assay.Execution(pool))
+        ) == contents(made)
 
 
 def test_epochs_that_every_fold_kept_are_passes_in_their_order(table, made, tmp_path):

@@ -10,17 +10,22 @@ import torch
 import torch.nn.functional as F
 
 import assay
-from assay.core.errors import RunError, UndeclaredNeed, UsageError
+from assay.cluster import executor
+from assay.core.errors import Mismatch, OutputExists, RunError, TrialFailed, UndeclaredNeed, UsageError
 from assay.core.evidence import Evidence
 from assay.core.ids import Ids
 from assay.core.needs import Need
 from assay.core.scores import CHANGE, Direction, Scores
 from assay.experiments import plan as plan_module
+from assay.experiments import record as recording
 from assay.experiments.evidence import gather, open_replay
+from assay.experiments.execution import Execution
 from assay.experiments.models import average_training, mean_of
 from assay.experiments.plan import Plan
+from assay.experiments.record import record
 from assay.reports import render
 from assay.runs.disk import TensorFile
+from assay.runs.paths import RunPaths
 from assay.runs.run import Run
 from cli.shell import here, sentence
 from experiments import small
@@ -401,3 +406,73 @@ def test_each_of_several_models_is_the_run_that_it_is_alone(run, tmp_path):
         for epoch in range(2):
             assert torch.equal(several.shard(epoch).read("margins"), alone.shard(epoch).read("margins"))
         assert all(torch.equal(value, several.model(1)[name]) for name, value in alone.model(1).items())
+
+
+@pytest.mark.parametrize("where", ["inline", pytest.param("processes:2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kept", ["every", "last", "none"])
+def test_models_trained_in_other_places_are_the_same_to_the_bit(tmp_path, where, kept):
+    plan = small.plan(models=3, record={"checkpoints": kept}, recipe={"epochs": 2})
+    alone = record(plan, tmp_path / "alone")
+    with executor(where) as pool:
+        spread = record(plan, tmp_path / "spread", execution=Execution(pool))
+    assert small.contents(spread) == small.contents(alone) and len(spread.members) == 2
+    assert spread.fingerprint == alone.fingerprint and spread.check()
+    assert [one.header.threads for one in (spread, *spread.members)] == [1, 1, 1]
+
+
+def test_models_of_which_one_failed_elsewhere_go_on_to_the_same_bytes(run, tmp_path, monkeypatch):
+    plan, train = small.plan(models=3, record=RECORD, recipe={"epochs": 2}), recording.train
+    coming = []
+
+    def failing(*args, **more):
+        if coming.pop(0):
+            raise OSError("the node went away")
+        return train(*args, **more)
+
+    monkeypatch.setattr(recording, "train", failing)
+    for fails, free in (([True], True), ([False, True], False)):
+        coming[:] = fails
+        with executor("inline") as pool, pytest.raises(TrialFailed, match="the node went away"):
+            record(plan, tmp_path / "run", execution=Execution(pool))
+        assert RunPaths(tmp_path / "run").header.exists() is not free
+    with executor("inline") as pool, pytest.raises(OutputExists, match="already holds a run; resume it"):
+        record(plan, tmp_path / "run", execution=Execution(pool))
+    with executor("inline") as pool, pytest.raises(Mismatch, match=r"recipe\.lr was .* and is 0\.3"):
+        other = small.plan(models=3, record=RECORD, recipe={"epochs": 2, "lr": 0.3})
+        record(other, tmp_path / "run", resume=True, execution=Execution(pool))
+    monkeypatch.setattr(recording, "train", train)
+    with executor("inline") as pool:
+        made = record(plan, tmp_path / "run", resume=True, execution=Execution(pool))
+    assert small.contents(made) == small.contents(run)
+
+
+def test_what_cannot_be_recorded_is_said_before_anything_is_sent_elsewhere(tmp_path):
+    with executor("inline") as pool:
+        with pytest.raises(UsageError, match=r"Execution\(pool=\) is for plans of several models or with folds"):
+            record(small.plan(), tmp_path / "run", execution=Execution(pool))
+        with pytest.raises(UsageError, match="last_batch='drop' leaves 13 of 397"):
+            record(small.plan(models=2, recipe={"last_batch": "drop"}), tmp_path / "run", execution=Execution(pool))
+        with pytest.raises(UsageError, match="A run without checkpoints cannot be resumed"):
+            record(small.plan(models=2, record={"checkpoints": "none"}), tmp_path / "run", resume=True, execution=Execution(pool))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_is_begun_elsewhere_says_how_it_was_trained_and_not_how_it_was_begun(tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with executor("inline") as pool:
+            made = record(small.plan(models=2, recipe={"epochs": 1}), tmp_path / "run", execution=Execution(pool))
+    finally:
+        torch.set_num_threads(before)
+    assert made.header.threads == made.members[0].header.threads == 1
+
+
+def test_where_by_command(tmp_path, capsys):
+    flags = ["--data", "digits:test=1400", "--net", "logistic", "--epochs", "1"]
+    code, out, _ = here(capsys, "record", tmp_path / "run", *flags, "--models", "2", "--where", "inline")
+    assert code == 0 and "by each of 2 models" in out
+    code, _, err = here(capsys, "record", tmp_path / "one", *flags, "--where", "processes:2")
+    assert code == 2 and "--where processes:2 is for the nets of --models or --folds" in sentence(err)
+    code, _, err = here(capsys, "record", tmp_path / "one", *flags, "--models", "2", "--where", "moon")
+    assert code == 2 and "'moon' is not one of" in sentence(err) and not (tmp_path / "one").exists()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from assay.core.errors import Mismatch, NumericalError, OutputExists, UsageError
 from assay.core.needs import Need
 from assay.experiments.evidence import gather
+from assay.experiments.execution import Execution
 from assay.experiments.progress import Progress
 from assay.experiments.record import record
 from assay.experiments.score import score
@@ -57,7 +58,7 @@ def test_a_run_that_was_stopped_ends_in_the_same_numbers_to_the_bit(tmp_path, ch
     plan = small.plan(**changed)
     whole = record(plan, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        record(plan, tmp_path / "parts", progress=Stops(1))
+        record(plan, tmp_path / "parts", execution=Execution(progress=Stops(1)))
     assert Run(tmp_path / "parts").epochs == 1
     parts = record(plan, tmp_path / "parts", resume=True)
     assert parts.fingerprint == whole.fingerprint
@@ -77,7 +78,7 @@ def test_resume_in_a_new_folder_starts_a_run(tmp_path, run):
 
 def test_progress_is_told_of_every_epoch(tmp_path):
     told = Stops(None)
-    record(small.plan(), tmp_path / "run", progress=told)
+    record(small.plan(), tmp_path / "run", execution=Execution(progress=told))
     assert told.told == [("record", 0, 3), ("record", 1, 3), ("record", 2, 3), ("record", 3, 3)]
 
 

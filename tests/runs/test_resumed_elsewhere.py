@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from assay.core.errors import Mismatch, RunError
+from assay.experiments.execution import Execution
 from assay.experiments.progress import Progress
 from assay.experiments.record import record
 from assay.experiments.score import score
@@ -48,7 +49,7 @@ def begun(folder, epochs):
     """A recording of three epochs that was stopped after so many; its plan."""
     whole = plan(recipe={"epochs": 3}, validation=0.2)
     with pytest.raises(Stop):
-        record(whole, folder, progress=StopAfter(epochs))
+        record(whole, folder, execution=Execution(progress=StopAfter(epochs)))
     return whole
 
 

@@ -49,7 +49,7 @@ def demo_(*, out: Path = Path("demo"), seeds: Whole = 5) -> None:
         }
     )
     with showing_progress() as progress:
-        run = record(plan, out, resume=True, progress=progress)
+        run = record(plan, out, resume=True, execution=Execution(progress=progress))
         names, _ = scorable(run)
         first = "aum"
         table = score(run, [first, *(name for name in names if name != first)], save=True)

@@ -48,6 +48,7 @@ def record_(
     live: list[str] | None = None,
     validation_losses: bool | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    where: str | None = None,
     resume: Switch = False,
 ) -> None:
     """Train a net with the recorder on.
@@ -133,10 +134,19 @@ def record_(
         Whether the mean loss of the held-out examples, by class, is measured at each epoch's end; by default if --validation holds some out.
     set_
         Any other setting of the recipe as key=value, such as nesterov=true or milestones=[10,15]; may be given several times.
+    where
+        Where the nets of --models or --folds are trained: one after the other in this process by default; processes, side by side on this machine, as many
+        as there are cores, or processes:N (with several GPUs each its own), in one thread each; or slurm, each a job of the cluster, with options such as
+        slurm:partition=gpu,gpus=1,time=240 (minutes; see docs/cluster.md).
     resume
         Go on after the last committed epoch of the run in the folder, if there is one.
     """
+    from contextlib import nullcontext
+
+    from ..cluster.executors import executor
+    from ..core.errors import UsageError
     from ..core.words import printable
+    from ..experiments.execution import Execution
     from ..experiments.plan import Plan
     from ..experiments.record import record
     from . import output
@@ -184,12 +194,14 @@ def record_(
     }
     settings = given(settings)
     if estimator is not None:
-        done = _estimated(run, estimator, settings, {"plan": plan, "resume": resume or None})
+        done = _estimated(run, estimator, settings, {"plan": plan, "where": where, "resume": resume or None})
         say(f"{run}: {len(done.ids):,} examples; {_passes(done, folds)}. Next: assay score {run} all")
         return
     made = Plan.read(plan, settings) if plan is not None else Plan.make(settings)
-    with showing_progress() as progress:
-        done = record(made, run, resume=resume, progress=progress)
+    if where is not None and made.models == 1 and made.folds is None:
+        raise UsageError(f"--where {where} is for the nets of --models or --folds, and one net is trained here; leave it out.")
+    with showing_progress() as progress, nullcontext() if where is None else executor(where) as pool:
+        done = record(made, run, resume=resume, execution=Execution(pool, progress))
     for note in done.header.about.get("notes", ()):  # type: ignore[attr-defined]
         if printable(note) not in output.now.warnings:
             say(f"{made.data}: {note}")

@@ -370,7 +370,7 @@ def _recorded(
         if begun and made.record.checkpoints == "none":
             again = _whole(made, folder)
         elif execution.pool is None or isinstance(execution.pool, InlineExecutor):
-            again = recorded(made, folder, resume=begun, progress=execution.progress)
+            again = recorded(made, folder, resume=begun, execution=Execution(progress=execution.progress))
         else:
             name = f"probe-{folder.name}"
             work = made.plain(), str(folder.absolute())

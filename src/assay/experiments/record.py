@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import __version__
-from ..core.arguments import checked_arguments
+from ..cluster.executors import Call, run_all
+from ..core.arguments import checked_arguments, moved_keywords
 from ..core.errors import Mismatch, NotWritten, OutputExists, UsageError, listed
+from ..core.lineage import fingerprint
 from ..core.live_selection import EpochSelection
 from ..core.passes import Passes
 from ..data.examples import Examples
@@ -30,8 +33,10 @@ from ..training.device import device_named
 from ..training.loop import Observer, predict, train
 from ..training.recipe import Recipe
 from ..training.state import TrainingState, standing_at
+from .execution import MOVED, Execution
 from .plan import LoadedData, Plan, load_data
 from .progress import Progress
+from .trials import TURN
 
 
 class _Tap(Observer):
@@ -103,26 +108,33 @@ class _Tap(Observer):
         self._progress.advance(self._task, epoch + 1, self._recipe.epochs, f"train accuracy {self._right / self._seen:.3f}")
 
 
+@moved_keywords(MOVED)
 @checked_arguments
-def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Progress | None = None) -> Run:
+def record(plan: Plan, folder: str | Path, *, resume: bool = False, execution: Execution | None = None) -> Run:
     """Train by the plan and record into `folder`; with `resume`, go on after the last committed epoch, with the same bytes as without the
     interruption.
 
     The first of several models is the run itself, the others are runs in its folder `models`. With folds the run holds, for every example, what the models
     that were trained without its fold predict; those are runs in its folder `folds`. Where they kept several epochs, the passes are those epochs.
 
+    Several models, or those of the folds, may be trained in an executor's places, `execution=assay.Execution(pool)`: each by the executor's number of torch
+    threads, with the same bytes as in this process by as many.
+
     Raises:
-        UsageError: The plan cannot be carried out.
+        UsageError: The plan cannot be carried out, or an executor is given for a single training.
         OutputExists: `folder` holds a run and `resume` is false.
         Mismatch: The run to resume was recorded by another plan or from other data.
         NumericalError: A loss or logit is not finite.
         NotWritten: The disk refuses.
+        TrialFailed: A training in another place ended in an error; those that others had finished are kept.
     """
-    progress = progress or Progress()
-    loaded = plan.load()
-    paths = RunPaths(Path(folder))
+    execution = execution or Execution()
+    loaded, paths, progress = plan.load(), RunPaths(Path(folder)), execution.progress
     if plan.folds is not None and plan.fold is None:
-        _record_folds(plan, loaded, paths, resume, progress)
+        _record_folds(plan, loaded, paths, resume, execution)
+        return Run(folder)
+    if execution.pool is not None:
+        _record_models(plan, loaded, paths, resume, execution.pool, progress)
         return Run(folder)
     _record_model(plan, loaded, paths.folder, resume, progress, "record")
     for place in range(1, plan.models):
@@ -131,30 +143,94 @@ def record(plan: Plan, folder: str | Path, *, resume: bool = False, progress: Pr
     return Run(folder)
 
 
-def _record_model(plan: Plan, loaded: LoadedData, folder: Path, resume: bool, progress: Progress, task: str) -> None:
-    """Train one model of the plan and record it."""
-    recipe, live = plan.training, LiveMethods(plan.live)
-    device_named(recipe.device)
-    examples = loaded.train
-    if recipe.last_batch == "drop" and plan.record.view == "train" and plan.selector is None and len(examples) % recipe.batch:
+def _record_models(plan: Plan, loaded: LoadedData, paths: RunPaths, resume: bool, pool: Executor, progress: Progress) -> None:
+    """Train the models of the plan in an executor's places."""
+    if plan.models == 1:
         raise UsageError(
-            f"last_batch='drop' leaves {len(examples) % recipe.batch} of {len(examples)} examples out of every epoch; "
+            "Execution(pool=) is for plans of several models or with folds, which are trained each by itself; the plan has one training: leave it out."
+        )
+    _check_recordable(plan, len(loaded.train), resume)
+    # The folder becomes a run before the models in it do.
+    model = plan.build(loaded, plan.model_seed)
+    with _begun(plan, loaded, paths.folder, resume, model, LiveMethods(plan.live)) as recorder, _forgotten_if_empty(recorder):
+        _check_resumed(recorder, plan, loaded.train)
+    members = {"model-1": (plan, paths.folder)}
+    members |= {f"model-{place + 1}": (plan.of_member(place), paths.model(place).folder) for place in range(1, plan.models)}
+    _spread(members, loaded.train, paths, pool, progress)
+
+
+def _spread(
+    members: Mapping[str, tuple[Plan, Path]], examples: Examples, paths: RunPaths, pool: Executor, progress: Progress
+) -> None:
+    """Record each of several plans into a folder of its own, in an executor's places.
+
+    Raises:
+        TrialFailed: One ended in an error.
+    """
+    calls = [
+        Call(
+            f"record-{name}",
+            _record_elsewhere,
+            (plan.plain(), str(folder.absolute())),
+            fingerprint(str(folder.absolute()), examples.content, __version__),
+            resumes=plan.record.checkpoints != "none",
+        )
+        for name, (plan, folder) in members.items()
+    ]
+    progress.advance("record", 0, len(calls))
+    for done, (name, _) in enumerate(run_all(pool, calls, paths.logs, "record"), 1):
+        progress.advance("record", done, len(calls), name)
+
+
+def _record_elsewhere(plain: Mapping[str, object], folder: str) -> None:
+    """Record one model, in whatever process this is; a recording that was begun goes on."""
+    with TURN:
+        plan = Plan.make(plain)
+        _train_recorded(plan, load_data(plan), Path(folder), True, Progress(), "record")
+
+
+def _check_recordable(plan: Plan, examples: int, resume: bool) -> None:
+    """Refuse a training that cannot be recorded, or not be gone on with.
+
+    Raises:
+        UsageError: Names the setting.
+    """
+    recipe = plan.training
+    device_named(recipe.device)
+    if recipe.last_batch == "drop" and plan.record.view == "train" and plan.selector is None and examples % recipe.batch:
+        raise UsageError(
+            f"last_batch='drop' leaves {examples % recipe.batch} of {examples} examples out of every epoch; "
             "use last_batch='keep' or 'even', or record a clean pass after every epoch (`view = \"eval\"` under `[record]`, `--view eval`)."
         )
     if resume and plan.record.checkpoints == "none":
         raise UsageError("A run without checkpoints cannot be resumed; record with checkpoints 'last'.")
-    augment = plan.augmentation(loaded, recipe.seed)
-    model = plan.build(loaded, plan.model_seed)
-    recorder = Recorder(
+
+
+def _begun(plan: Plan, loaded: LoadedData, folder: Path, resume: bool, model: nn.Module, live: LiveMethods) -> Recorder:
+    """The recorder of one model of the plan."""
+    return Recorder(
         folder,
-        examples.ids,
+        loaded.train.ids,
         dataclasses.replace(plan.record, live=()),
         live=live,
-        partial=None if plan.selector is None else Partial(plan.selector.title, examples.labels),
-        class_names=examples.class_names,
-        origin=Origin(plan.model_seed, recipe.device, about(plan, loaded, model), __version__),
+        partial=None if plan.selector is None else Partial(plan.selector.title, loaded.train.labels),
+        class_names=loaded.train.class_names,
+        origin=Origin(plan.model_seed, plan.training.device, about(plan, loaded, model), __version__),
         resume=resume,
     )
+
+
+def _record_model(plan: Plan, loaded: LoadedData, folder: Path, resume: bool, progress: Progress, task: str) -> None:
+    """Train one model of the plan and record it, if that can be."""
+    _check_recordable(plan, len(loaded.train), resume)
+    _train_recorded(plan, loaded, folder, resume, progress, task)
+
+
+def _train_recorded(plan: Plan, loaded: LoadedData, folder: Path, resume: bool, progress: Progress, task: str) -> None:
+    examples, recipe, live = loaded.train, plan.training, LiveMethods(plan.live)
+    augment = plan.augmentation(loaded, recipe.seed)
+    model = plan.build(loaded, plan.model_seed)
+    recorder = _begun(plan, loaded, folder, resume, model, live)
     with recorder, _forgotten_if_empty(recorder):
         _check_resumed(recorder, plan, examples)
         if loaded.true_labels is not None:
@@ -192,7 +268,7 @@ def _check_resumed(recorder: Recorder, plan: Plan, examples: Examples) -> None:
         raise Mismatch(f"{folder} was recorded by another plan ({_difference(old, new)}); resume it with the same settings.")
 
 
-def _record_folds(plan: Plan, loaded: LoadedData, paths: RunPaths, resume: bool, progress: Progress) -> None:
+def _record_folds(plan: Plan, loaded: LoadedData, paths: RunPaths, resume: bool, execution: Execution) -> None:
     """Train a model without each fold, and record what it predicts of that fold."""
     examples, recipe = loaded.train, plan.training
     device_named(recipe.device)
@@ -214,9 +290,12 @@ def _record_folds(plan: Plan, loaded: LoadedData, paths: RunPaths, resume: bool,
         if loaded.true_labels is not None:
             save_truth(examples.ids, loaded.true_labels, paths.truth, corrupted=loaded.corrupted)
         folds = range(plan.folds or 0)
-        for fold in folds:
+        if execution.pool is not None:
+            members = {f"fold-{fold + 1}": (plan.of_fold(fold), paths.fold(fold).folder) for fold in folds}
+            _spread(members, examples, paths, execution.pool, execution.progress)
+        for fold in folds if execution.pool is None else ():
             part, task = loaded.without(numbers == fold), f"record fold {fold + 1} of {plan.folds}"
-            _record_model(plan.of_fold(fold), part, paths.fold(fold).folder, resume, progress, task)
+            _record_model(plan.of_fold(fold), part, paths.fold(fold).folder, resume, execution.progress, task)
         save_folds(examples.ids, numbers, paths.fold_table)
         for epoch in _epochs_kept(plan)[recorder.epochs :]:
             recorder.begin()
@@ -294,7 +373,9 @@ def _forgotten_if_empty(recorder: Recorder) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not recorder.epochs and not recorder.paths.examples.exists() and not any(recorder.paths.folds.glob("*/run.json")):
+        paths = recorder.paths
+        inside = any(any(part.glob("*/run.json")) for part in (paths.folds, paths.models))
+        if not recorder.epochs and not paths.examples.exists() and not inside:
             with contextlib.suppress(NotWritten):
                 remove(recorder.paths.truth)
                 remove(recorder.paths.header)

@@ -51,7 +51,8 @@ def check_place(paths: RunPaths, resume: bool = False, *, resumable: bool = True
     def nothing(at: Path) -> bool:
         # What writers leave that ended before anything was worth keeping, such as those of a training that was refused in its first epoch.
         left = at in (paths.lock, paths.header) or at.suffix == ".tmp"
-        return left or (at in (paths.models, paths.folds) and not any(at.glob("*/run.json")))
+        logs = at == paths.trials and at.is_dir() and all(one == paths.logs for one in at.iterdir())
+        return left or logs or (at in (paths.models, paths.folds) and not any(at.glob("*/run.json")))
 
     if not resume and folder.exists() and all(map(nothing, folder.iterdir())):
         return False
@@ -229,6 +230,9 @@ class Recorder(Observations):
             if whole < len(body):
                 replace(self.paths.commits, body[:whole])
         if not self.commits:
+            # Nothing was recorded where the run was begun, maybe by a process that only sends its training elsewhere.
+            self.header = self.header.model_copy(update=here())
+            replace(self.paths.header, write_header(self.header))
             return
         for commit in self.commits:
             self._remove_superseded(commit.epoch - 1)
