@@ -53,7 +53,8 @@ def fail():
         ("verify run --executor=processes --workers=3", "verify run --where processes:3"),
         ("score run loo --workers 3", "score run loo --where processes:3"),
         ("lds run tracin --where slurm", "lds run tracin --where slurm"),
-        ("record run --workers 3", "record run --workers 3"),
+        ("record run --models 2 --workers 3", "record run --models 2 --where processes:3"),
+        ("report run --workers 3", "report run --workers 3"),
         ("verify run --workers", "verify run --workers"),
     ],
 )
