@@ -410,7 +410,7 @@ class TestOnACluster:
         with pytest.raises(UsageError, match=r"SLURM refused the jobs \(.*partition"), pool(partition="nowhere") as slurm:
             list(run_all(slurm, [Call("square", square, (1,))], tmp_path))
 
-    def test_a_study_and_a_verdict_by_jobs_are_those_of_one_process(self, pool, tmp_path):
+    def test_a_study_a_verdict_and_models_by_jobs_are_those_of_one_process(self, pool, tmp_path):
         from assay.experiments.record import record
         from assay.runs.paths import StudyPaths
         from studies.test_costs import CASES, PLAN
@@ -418,17 +418,20 @@ class TestOnACluster:
         study, settings, grid = CASES["scaling"]
         run = record(Plan.make(PLAN), tmp_path / "run")
         decision = assay.choose(assay.score(run, "aum")["aum"], "top_k", keep=0.5)
-        studies, verdicts = [], []
+        studies, verdicts, models = [], [], []
         with pool() as slurm:
             for where in (None, slurm):
                 how = assay.Execution(pool=where)
                 folder = tmp_path / ("inline" if where is None else "jobs")
                 studies.append(study(folder, settings, scale="tiny", grid=grid, execution=how))
                 verdicts.append(assay.verify(decision, run=run, seeds=2, execution=how))
+                models.append(record(Plan.make({**PLAN, "models": 2}), folder / "models", execution=how))
         assert studies[0].fingerprint == studies[1].fingerprint
         assert StudyPaths(tmp_path / "inline").summary.read_bytes() == StudyPaths(tmp_path / "jobs").summary.read_bytes()
         inline, jobs = ([dataclasses.replace(one, seconds=0.0) for one in verdict.outcomes] for verdict in verdicts)
         assert inline == jobs
+        assert models[0].fingerprint == models[1].fingerprint and all(one.check() for one in models)
+        assert models[0].members[0].fingerprint == models[1].members[0].fingerprint
 
     def test_a_study_goes_on_after_a_cancelled_job_and_a_killed_worker(self, pool, tmp_path):
         from assay.runs.paths import StudyPaths
