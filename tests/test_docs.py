@@ -135,6 +135,15 @@ def test_a_broken_link_is_seen():
     assert broken_links(ROOT / "page.md", text) == ["nowhere.md", "#no-head", "gone.png"]
 
 
+def test_every_example_is_short_shown_on_a_page_and_run_by_a_test():
+    shown = " ".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    run = " ".join(path.read_text() for path in (ROOT / "tests" / "examples").glob("test_*.py"))
+    examples = sorted((ROOT / "examples").glob("*.py"))
+    assert examples and [one.name for one in examples if len(one.read_text().splitlines()) >= 60] == []
+    assert [one.name for one in examples if not re.search(rf"\bexamples/{one.name}\b", shown)] == []
+    assert [one.name for one in examples if not re.search(rf'"{one.stem}(\.py)?"', run)] == []
+
+
 def test_everything_that_can_be_named_is_named_in_the_documents():
     text = "\n".join(page.read_text() for page in PAGES)
     code = " ".join(re.findall(r"`([^`\n]+)`", text) + re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL))
