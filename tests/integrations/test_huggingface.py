@@ -415,11 +415,12 @@ def test_methods_that_take_the_training_again(tmp_path):
     assert torch.equal(again["sgd_influence"].values, scores["sgd_influence"].values)
 
 
-def test_what_the_callback_recorded_is_taken_again_by_a_trainer_that_is_built_anew(tmp_path):
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_what_the_callback_recorded_is_taken_again_by_a_trainer_that_is_built_anew(tmp_path, accumulate):
     def trainer(folder=None):
         kept = Recording(checkpoints="every")
         callbacks = [assay.huggingface.Recorder(folder, kept, seed=SEED)] if folder else []
-        return trainer_of(tmp_path, callbacks=callbacks, gradient_accumulation_steps=4)
+        return trainer_of(tmp_path, callbacks=callbacks, gradient_accumulation_steps=accumulate)
 
     trainer(tmp_path / "run").train()
     held = padded(Texts(8, 40).items)

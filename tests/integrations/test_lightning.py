@@ -84,11 +84,11 @@ def trainer_of(folder, callbacks=(), **settings):
     )
 
 
-def plain(folder, accumulate=1, autocast=False, epochs=2):
+def plain(folder, accumulate=1, autocast=False, epochs=2, recording=None):
     module = Module()
     optimizer = module.configure_optimizers()
     loader = DataLoader(dataset(), 4, shuffle=True)
-    with assay.record(folder, module, optimizer, loader, seed=SEED) as recorder:
+    with assay.record(folder, module, optimizer, loader, recording, seed=SEED) as recorder:
         for _ in range(epochs):
             for number, (x, y) in enumerate(recorder.epoch(), 1):
                 with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -155,6 +155,19 @@ def test_without_a_seed_training_ends_as_if_nobody_recorded(tmp_path):
     run = Run(tmp_path / "run")
     assert run.epochs == 2 and run.labels.tolist() == [number % 3 for number in range(EXAMPLES)]
     assert assay.score(run, ["aum", "liveval"], save=False)["liveval"].values.isfinite().all()
+
+
+def test_live_values_are_those_of_a_plain_loop(tmp_path):
+    live = Recording(live=["aum", "liveval"])
+    trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "callback", live, seed=SEED)]).fit(
+        Module(), DataLoader(dataset(), 4, shuffle=True)
+    )
+    run, _ = plain(tmp_path / "plain", recording=live)
+    for title in ("aum", "liveval"):
+        ours, theirs = (
+            assay.score(each, title, save=False, strict=True)[title].values for each in (Run(tmp_path / "callback"), run)
+        )
+        assert theirs.any() and torch.equal(ours, theirs), title
 
 
 def test_the_clean_pass_with_batches_left_out_and_ids_of_a_subset(tmp_path):
@@ -559,6 +572,44 @@ def test_losses_of_the_examples_are_recorded_and_their_training_taken_again_with
         UsageError, match=r"Numbers.training_step returns no losses of the examples, .* return \{'loss': loss, 'losses': losses\}"
     ):
         trainer_of(tmp_path, [silent]).fit(Numbers("nothing"), loader)
+
+
+class Tags(Module):
+    """One of three classes for each of two tokens, the second of which may not count; tells the mean loss of each example's tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.net[3] = nn.Linear(8, 6)
+
+    def training_step(self, batch, batch_idx):
+        losses = token_means(self, batch)
+        return {"loss": losses.mean(), "losses": losses.detach()}
+
+
+def token_means(model, batch):
+    x, y = batch
+    labels = torch.stack([y, ((y + 1) % 3).masked_fill(x[:, 0] > 0, -100)], 1)
+    return assay.token_losses(model(x).unflatten(1, (2, 3)), labels)
+
+
+def test_losses_of_tokens_are_those_of_a_plain_loop(tmp_path):
+    data = assay.DataSpec(losses=token_means)
+    torch.manual_seed(2)
+    module, own = Tags(), Tags()
+    own.load_state_dict(module.state_dict())
+    trainer = trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "callback", data=data, seed=SEED)])
+    trainer.fit(module, DataLoader(dataset(), 4, shuffle=True))
+    optimizer, loader = own.configure_optimizers(), DataLoader(dataset(), 4, shuffle=True)
+    with assay.record(tmp_path / "plain", own, optimizer, loader, data=data, seed=SEED) as recorder:
+        for _ in range(2):
+            for batch in recorder.epoch():
+                losses = token_means(own, batch)
+                optimizer.zero_grad()
+                losses.mean().backward()
+                optimizer.step()
+                recorder.losses(losses)
+    run, same = Run(tmp_path / "callback"), Run(tmp_path / "plain")
+    assert run.task == same.task == "losses" and run.epochs == 2 and shards(run) == shards(same)
 
 
 class Several(Module):

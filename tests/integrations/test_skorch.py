@@ -166,6 +166,23 @@ def test_without_a_seed_training_ends_as_if_nobody_recorded(tmp_path):
     assert not Run(tmp_path / "run").stopped()
 
 
+def test_the_clean_pass_is_of_every_example_after_each_epoch(tmp_path):
+    clean = []
+
+    class Looks(skorch.callbacks.Callback):
+        def on_epoch_end(self, net, **more):
+            net.module_.eval()
+            with torch.no_grad():
+                clean.append(F.cross_entropy(net.module_(torch.from_numpy(X)), torch.from_numpy(Y), reduction="none"))
+
+    recorder = assay.skorch.Recorder(tmp_path / "run", Recording(view="eval"))
+    net_of([("looks", Looks()), ("recorder", recorder)], iterator_train__drop_last=True).fit(X, Y)
+    run = Run(tmp_path / "run")
+    assert run.epochs == 2 and run.commits[0].steps == 5 and not torch.equal(*clean)
+    for epoch in range(2):
+        torch.testing.assert_close(run.shard(epoch).read("losses"), clean[epoch], rtol=1e-5, atol=1e-6)
+
+
 class OneProbability(Net):
     def forward(self, x):
         return super().forward(x).sigmoid()
@@ -397,6 +414,36 @@ def test_losses_of_numbers_are_those_of_a_plain_loop_and_taken_again(tmp_path, t
         torch.testing.assert_close(scores[title].values, alike[title].values, rtol=1e-4, atol=1e-6)
     for epoch in range(2):
         torch.testing.assert_close(run.shard(epoch).read("losses"), plain_run.shard(epoch).read("losses"), rtol=1e-5, atol=1e-7)
+
+
+class Tags(Net):
+    """One of three classes for each of two tokens."""
+
+    def __init__(self):
+        super().__init__(6)
+
+    def forward(self, x):
+        return super().forward(x).unflatten(1, (3, 2))
+
+
+def token_means(model, batch):
+    return F.cross_entropy(model(batch[0]), batch[1], reduction="none").mean(1)
+
+
+def test_losses_of_tokens_are_those_of_a_plain_loop(tmp_path):
+    tags, recording = np.stack([Y, (Y + 1) % 3], 1), Recording(live=["liveval"])
+    callback = assay.skorch.Recorder(tmp_path / "run", recording, DataSpec(task="losses", losses=token_means), seed=SEED)
+    net = net_of([callback], skorch.NeuralNet, module=Tags)
+    net.fit(X, tags)
+    model = Tags()
+    plain_by_losses(tmp_path / "plain", model, torch.from_numpy(tags), token_means, recording)
+    run, plain_run = Run(tmp_path / "run"), Run(tmp_path / "plain")
+    assert run.task == plain_run.task == "losses" and run.epochs == 2
+    for epoch in range(2):
+        torch.testing.assert_close(run.shard(epoch).read("losses"), plain_run.shard(epoch).read("losses"), rtol=1e-5, atol=1e-7)
+    ours, theirs = (assay.score(each, "liveval", save=False, strict=True)["liveval"].values for each in (run, plain_run))
+    assert theirs.any()
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
 
 
 def test_several_labels_for_each_example(tmp_path):
