@@ -1,5 +1,5 @@
 # make demo: install into .venv and run the main job. make test: the same with the tools of development, then the tests of the first group.
-# make test-slow: the second group, real and slow, and the tests of formulas with shapes checked. make test-older: the trainers' tests with older versions of these. make processors: the tests as other processors would run them.
+# make test-slow: the second group, real and slow, and the tests of formulas with shapes checked. make test-older: the tests of trainers and tables with older versions of these. make processors: the tests as other processors would run them.
 PYTHON ?= python3
 BIN := .venv/bin
 # Shapes and types of tensors, checked at run time: it doubles what the tests take, so it is done where formulas are.
@@ -10,6 +10,9 @@ LAWS := $(addprefix tests/,test_every_method.py test_every_attributor.py test_ev
 
 # Those behind the table of docs/integrations.md.
 TRAINERS := $(patsubst %,tests/integrations/test_%.py,huggingface lightning lightning_together skorch accelerate processes trainers_together trainer_tasks parts_in_trainers pushed)
+# Those behind docs/integrations-sklearn.md.
+TABLES := tests/integrations/test_sklearn.py tests/cli/test_estimators.py tests/examples/test_boosting.py
+OLDER := PYTHONPATH="$(CURDIR)/.venv/older" $(BIN)/python
 
 .PHONY: demo test test-slow test-older processors lint docs clean
 
@@ -26,8 +29,8 @@ test-slow: .venv/installed-frameworks
 
 test-older: .venv/installed-older
 	# That the older ones are the ones that are found.
-	PYTHONPATH=.venv/older $(BIN)/python -c "import transformers, lightning, skorch, accelerate; print(found := [one.__version__ for one in (transformers, lightning, skorch, accelerate)]); assert found == ['4.57.6', '2.5.6', '1.3.1', '1.10.1']"
-	PYTHONPATH=.venv/older $(BIN)/python -m pytest -m "" $(TRAINERS)
+	$(OLDER) -c "import transformers, lightning, skorch, accelerate, sklearn, lightgbm; print(found := [one.__version__ for one in (transformers, lightning, skorch, accelerate, sklearn, lightgbm)]); assert found == ['4.57.6', '2.5.6', '1.3.1', '1.10.1', '1.5.2', '4.6.0']"
+	$(OLDER) -m pytest -m "" $(TRAINERS) $(TABLES)
 
 processors: .venv/installed-dev
 	$(BIN)/python tests/processors.py

@@ -33,8 +33,13 @@ from assay.experiments.evidence import open_replay
 from assay.sklearn import TableRecording, record
 from groups import slow
 
-# LightGBM 4.6 says this of arrays that it was fitted with itself, beside a newer scikit-learn.
-pytestmark = pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+pytestmark = [
+    # LightGBM 4.6 says this of arrays that it was fitted with itself, beside a newer scikit-learn.
+    pytest.mark.filterwarnings("ignore:X does not have valid feature names"),
+    # scikit-learn 1.5 says this of its default AdaBoost, and SciPy the other of how scikit-learn before 1.7 calls it.
+    pytest.mark.filterwarnings("ignore:The SAMME.R algorithm:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:scipy.optimize. The `disp` and `iprint` options:DeprecationWarning"),
+]
 
 KEEP = TableRecording(keep_logits=True)
 HIST = {"min_samples_leaf": 3, "max_leaf_nodes": 5, "random_state": 0}

@@ -1,6 +1,8 @@
 """Versions of other libraries: which are tested, and one sentence where one keeps what the recorder needs elsewhere."""
 
 import importlib.metadata
+import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -12,16 +14,30 @@ import assay
 from assay.core.errors import UsageError
 from assay.integrations.versions import TESTED, check_has, check_prepared, unknown_version
 
-DOCS = Path(__file__).parents[2] / "docs/integrations.md"
+ROOT = Path(__file__).parents[2]
+PAGES = ["integrations.md", "integrations-sklearn.md"]
+
+
+def rows_of(page):
+    """Newer and older version by library, as a page says that they are tested."""
+    lines = (ROOT / "docs" / page).read_text().partition("\n| | newer | older |\n|---|---|---|\n")[2].splitlines()
+    rows = [line.strip("|").split("|") for line in itertools.takewhile(lambda line: line.startswith("|"), lines)]
+    return {name.strip().lower(): (newer.strip(), older.strip()) for name, newer, older in rows}
 
 
 def test_the_documentation_names_the_versions_that_are_tested():
-    rows = {}
-    for line in DOCS.read_text().partition("Versions under test")[2].partition("**Cost.**")[0].splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) == 3 and cells[0].strip("-"):
-            rows[cells[0].lower()] = f"{cells[2]} and {cells[1]}"
-    assert rows == TESTED
+    assert {name: f"{older} and {newer}" for name, (newer, older) in rows_of("integrations.md").items()} == TESTED
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_versions_that_are_tested_are_those_that_the_tests_install(page):
+    rows = rows_of(page)
+    assert len(rows) >= 3
+    for number, file in enumerate(("constraints.txt", "constraints-older.txt")):
+        pins = dict(re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / file).read_text(), re.MULTILINE))
+        for name, versions in rows.items():
+            pin = pins.get(name) or pins[f"{name}-cpu"]
+            assert f"{pin}.".startswith(f"{versions[number]}."), f"{file} has {name} {pin}"
 
 
 @pytest.mark.parametrize("installed", ["9.9", None])
