@@ -2,8 +2,11 @@
 
 import gc
 import os
+import pathlib
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -71,6 +74,48 @@ def test_a_killed_process_ends_the_trainer_of_the_other_with_a_named_error(tmp_p
     said = (tmp_path / "said-0").read_text()
     assert re.match(
         r"RunError: Process 0 of 2, .*: another process ended or does not answer \(.*\), so the epoch is not recorded; start all",
+        said,
+    )
+    assert Run(tmp_path / "run").epochs == 1 and Run(tmp_path / "run").check()
+
+
+SCRIPT = """
+import pathlib
+import sys
+
+import torch
+
+import assay
+from integrations.test_trainers_together import RECORDING, Dies, trainer_of
+
+folder = pathlib.Path(sys.argv[1])
+callbacks = [Dies(), assay.huggingface.Recorder(folder / "run", RECORDING, seed=3)]
+trainer_of(folder, ddp_backend="gloo", callbacks=callbacks).train()
+"""
+
+
+def test_a_killed_process_is_named_under_the_callback_which_no_trainer_tells_of_errors(tmp_path):
+    script, port = tmp_path / "train.py", free_port()
+    script.write_text(SCRIPT)
+    told = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+    here = os.pathsep.join([str(pathlib.Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    both = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "PYTHONPATH": here,
+                **{name: str(value) for name, value in {**told, "RANK": rank, "LOCAL_RANK": rank}.items()},
+            },
+        )
+        for rank in range(2)
+    ]
+    said, _ = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [1, -signal.SIGKILL]
+    assert re.search(
+        r"RunError: Process 0 of 2, epoch 1: another process ended or does not answer \(.*\), so the epoch is not recorded; start all",
         said,
     )
     assert Run(tmp_path / "run").epochs == 1 and Run(tmp_path / "run").check()

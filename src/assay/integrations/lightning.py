@@ -24,7 +24,7 @@ from .batch_keys import check_one_label, labels_in, logits_of
 from .continuing import MIDWAY, Asked
 from .data_spec import DataSpec
 from .loop_recorder import LoopRecorder
-from .processes import Shares, connected
+from .processes import Shares, connected, noted
 from .versions import unknown_version
 
 try:
@@ -406,7 +406,7 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         # At once: Lightning answers a signal from whoever started the processes by raising anew wherever this one is.
         if self._recorder is not None and (broken := self._recorder.broken_by(exception)) is not None:
             # Lightning cleans up and raises its own on; an error from here would stop both.
-            exception.add_note(f"{type(broken).__name__}: {broken}")
+            exception.add_note(noted(broken))
         self._leave()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:

@@ -47,7 +47,7 @@ from .live_scores import Live
 from .loader_checks import check_together
 from .loop_state import Parts, ends_alike, saved_state
 from .mixing import MixtureWatch
-from .processes import Processes, disconnected
+from .processes import Processes, disconnected, said_at_the_end
 from .row_watch import RowWatch
 from .selecting import Selecting
 from .sharded import KIND
@@ -148,6 +148,7 @@ class LoopRecorder:
         self._outside = 0
         self._by_id: dict[Any, int] = {}
         self._watch = self._optimizer.register_step_pre_hook(self._stepping)
+        self._silent = None if self._processes is None else said_at_the_end(self.broken_by)
 
     def live(self, method: str | AbstractMethod) -> "Live":
         """Add a method to compute during training, such as `"liveval"` or `"dual"`; its current scores can be read at any time.
@@ -820,6 +821,8 @@ class LoopRecorder:
         self._carried.end(waits=False)
         self._watch.remove()
         self.recorder.close()
+        if self._silent is not None:
+            self._silent()
         if self._processes is not None:
             self._processes.end()
 

@@ -3,7 +3,10 @@
 import dataclasses
 import datetime
 import re
+import sys
+import weakref
 from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -224,6 +227,38 @@ class Processes:
         group, self._group = self._group, None
         if group is not None and connected():
             torch.distributed.destroy_process_group(group)
+
+
+def said_at_the_end(broken_by: Callable[[BaseException], RunError | None]) -> Callable[[], None]:
+    """Let an error that ends the interpreter say in its note what `broken_by` says of it: a trainer tells its callbacks of no error.
+
+    Args:
+        broken_by: A method; its object is not kept alive.
+
+    Returns:
+        A function that ends this.
+    """
+    held, before = weakref.WeakMethod(broken_by), sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if listening and (asked := held()) is not None and (broken := asked(error)) is not None:
+            error.add_note(noted(broken))
+        before(kind, error, trace)
+
+    def end() -> None:
+        listening.clear()
+        # Another hook may have come after this one, and call it.
+        if sys.excepthook is hook:
+            sys.excepthook = before
+
+    listening = [True]
+    sys.excepthook = hook
+    return end
+
+
+def noted(broken: RunError) -> str:
+    """An error in words, as the note of torch's that it is about."""
+    return f"{type(broken).__name__}: {broken}"
 
 
 def connected() -> bool:
