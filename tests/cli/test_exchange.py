@@ -119,6 +119,33 @@ def test_results_go_out_for_other_tools_and_decisions_come_back(own, tmp_path, c
     assert code == 0 and first.fingerprint == back.fingerprint
 
 
+def test_a_dropped_column_stands_in_nothing_that_goes_out(tmp_path, capsys):
+    rows = [f"{20 + 7 * n % 40},{['cook', 'nurse'][n % 3 % 2]},secret-{n},{['no', 'yes'][n * n % 5 % 2]}" for n in range(60)]
+    (tmp_path / "t.csv").write_text("age,job,who,label\n" + "\n".join(rows) + "\n")
+    run, out = tmp_path / "run", tmp_path / "out"
+    out.mkdir()
+    data = f"{tmp_path / 't.csv'}:label=label,drop=who"
+    for command in (
+        ("record", run, "--data", data, "--net", "mlp", "--epochs", "2"),
+        ("score", run, "aum"),
+        ("choose", run, "aum", "--policy", "top_k:keep=0.9", "--name", "drop"),
+        *(
+            ("export", run, out / f"{to}.csv", "--to", to, "--score", "aum", "--decision", "drop")
+            for to in ("csv", "jsonl", "cleanlab", "fiftyone", "card")
+        ),
+        ("export", run, out / "tasks.json", "--to", "label-studio", "--score", "aum"),
+        ("report", run),
+        ("explain", run, "--example", "3"),
+    ):
+        code, said, err = here(capsys, *command)
+        assert code == 0 and "secret" not in said, err
+    tasks = json.loads((out / "tasks.json").read_text())
+    assert all(task["data"]["text"].startswith("age: ") and "\njob: " in task["data"]["text"] for task in tasks)
+    assert len(list(out.iterdir())) == 7
+    for file in (*out.iterdir(), *run.rglob("*")):
+        assert file.is_dir() or b"secret" not in file.read_bytes(), file
+
+
 @pytest.mark.parametrize(
     ("command", "expected", "words"),
     [

@@ -49,10 +49,10 @@ def test_what_training_lacks_is_counted(tmp_path):
     ]
 
 
-def test_people_see_the_cells_but_not_the_label(tmp_path):
+def test_people_see_the_cells_but_neither_the_label_nor_what_is_dropped(tmp_path):
     train = write(tmp_path, id="who", drop="score").load().train
-    assert train.columns == ("age", "job", "score")
-    assert train.rows == (("20", "cook", "1"), ("30", "nurse", "1"), ("", "cook", "1"), ("40", "", "1"))
+    assert train.columns == ("age", "job")
+    assert train.rows == (("20", "cook"), ("30", "nurse"), ("", "cook"), ("40", ""))
 
 
 def test_against_scikit_learn_fitted_on_train_only(tmp_path):

@@ -107,7 +107,7 @@ class Table(AbstractDataset):
         missing: Texts that mean a missing cell, separated by `+`. An empty cell, a null and a NaN of Parquet always do.
         on_missing: `encode` them as described at the top of `data.table`, or `refuse` them in columns that are used.
         categorical: Columns of numbers to treat as categories (codes), names separated by `+`.
-        drop: Columns that are not used as inputs, names separated by `+`.
+        drop: Columns that are neither inputs nor shown to anybody, on pages and in exports; names separated by `+`.
         most_categories: Largest number of categories; a column with more is refused, as it is likely an identifier or free text.
         dates: Columns of dates, names separated by `+`.
         text: Columns of texts to read as bags of words, names separated by `+`.
@@ -464,7 +464,6 @@ class OwnRow:
         encoder: Columns as they were fitted.
         columns: Name of each column of the table.
         inputs: Positions of those that are inputs.
-        shown: Positions of those that people are shown.
         target: Position of the label.
         class_names: The classes.
         missing: Texts that mean a missing cell.
@@ -474,7 +473,6 @@ class OwnRow:
     encoder: Encoder
     columns: tuple[str, ...]
     inputs: tuple[int, ...]
-    shown: tuple[int, ...]
     target: int
     class_names: tuple[str, ...]
     missing: tuple[str, ...] = ("?",)
@@ -501,7 +499,7 @@ class OwnRow:
         cells = dataclasses.replace(cells, columns=self.columns, rows=[whole])
         known = whole[self.target] is not None
         label = int(_encoded(cells, _labels(cells, self.target), self.target, self.class_names)[0]) if known else None
-        return self.encoder.apply(cells), label, _shown(cells, self.shown)[0]
+        return self.encoder.apply(cells), label, _shown(cells, self.inputs)[0]
 
 
 def fit(
@@ -661,8 +659,8 @@ class Columns:
 def split(train: Cells, test: Cells | float, has: Columns, *, seed: int = 0) -> Split:
     """Two tables, or one and the fraction to set aside, as encoded examples.
 
-    `Examples.rows` holds the cells as they were read, missing ones empty, without label and id: so the original label does not
-    stand beside one that was planted wrong.
+    `Examples.rows` holds the cells as they were read, missing ones empty, without label and id, so that the original label does not
+    stand beside one that was planted wrong; and without dropped columns, which may hold what nobody is to see.
 
     Raises:
         UsageError: Columns that do not fit, labels or cells that cannot be used; names file, line and column.
@@ -710,13 +708,12 @@ def split(train: Cells, test: Cells | float, has: Columns, *, seed: int = 0) -> 
         test, test_ids, test_classes = full.take(aside.nonzero().flatten().tolist()), full_ids.take(aside), full_classes[aside]
 
     encoder = fit(train, inputs, tuple(codes), has.most_categories, dates=tuple(days), texts=dict.fromkeys(texts, has.text_dims))
-    shown = [i for i in range(len(train.columns)) if i not in (target, key)]
-    columns = tuple(train.columns[i] for i in shown)
+    columns = tuple(train.columns[i] for i in inputs)
     parts = [
-        Examples(which, encoder.apply(cells), numbers, names, rows=_shown(cells, shown), columns=columns)
+        Examples(which, encoder.apply(cells), numbers, names, rows=_shown(cells, inputs), columns=columns)
         for cells, which, numbers in ((train, ids, classes), (test, test_ids, test_classes))
     ]
-    own = OwnRow(encoder, train.columns, tuple(inputs), tuple(shown), target, names)
+    own = OwnRow(encoder, train.columns, tuple(inputs), target, names)
     for sentence in skipped:
         warnings.warn(sentence, stacklevel=2)
     notes = (*skipped, *_mixed(train, encoder, tuple(codes)), *_told(train, encoder, tuple(days)), *encoder.notes(test))
