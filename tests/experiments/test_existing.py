@@ -1,5 +1,7 @@
 """Runs of what somebody else saved: real files, every shape, and every refusal in one sentence."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -336,3 +338,26 @@ def test_labels_that_differ_between_the_epochs_of_a_file_are_refused(tmp_path, p
         Mismatch, match=r"examples have another label in epoch 10 .* Give the rows an id column, or every epoch the same order"
     ):
         assay.from_probs(tmp_path / "run", tmp_path / "no_id.parquet", None, "training")
+
+
+@pytest.mark.parametrize(("probs", "over"), [(PROBS[0], "in one pass"), (PROBS, f"mean of {EPOCHS} passes")])
+def test_passes_without_an_order_are_called_passes(tmp_path, probs, over):
+    run = assay.from_probs(tmp_path / "run", probs, LABELS, "out_of_fold", repeats=probs.ndim > 2)
+    scores = assay.score(run, ["confidence"])
+    (held,) = assay.report_data(run, scores).learning
+    right = (probs.argmax(-1) == LABELS).mean()
+    assert held.over == over and held.epochs == (0,) and float(held.accuracy[0]) == pytest.approx(right)
+    page = re.sub(r"<(style|script)\b.*?</\1>", "", assay.report(run, scores).read_text(), flags=re.DOTALL)
+    assert f" nats, {over}.</p>" in page and "epoch" not in page and "loop" not in page
+    assert ('data-spec="lines"' in page) == (probs.ndim > 2) and 'data-spec="learning' not in page
+    card = assay.dataset_card(run)
+    assert "from saved probabilities." in card and "epoch" not in card and "out of fold" in card
+    passes = "1 pass" if probs.ndim == 2 else f"{EPOCHS} passes"
+    with pytest.raises(MissingEvidence, match=f"but this run has {passes}. Record, or give, the passes of more epochs"):
+        assay.score(run, "tdds")
+
+
+def test_passes_in_their_order_are_called_epochs(tmp_path):
+    run = assay.from_probs(tmp_path / "run", PROBS, LABELS, "out_of_fold")
+    page = assay.report(run, assay.score(run, ["confidence"])).read_text()
+    assert f" nats, after epoch {EPOCHS - 1}.</p>" in page and "after each epoch" in page and 'data-spec="learning' in page

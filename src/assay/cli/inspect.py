@@ -31,9 +31,14 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
             size += path.stat().st_size if path.is_file() else 0
     seconds = sum((commit.seconds for commit in opened.commits), 0.0)
     models, asked = [opened, *opened.members], models_asked(opened)
+    own = "the loop's own" if opened.passes is None else "your own"
     unequal = len({one.epochs for one in models}) > 1
     rows = [
-        ("epochs", f"{opened.epochs} committed, {sum(map(opened.step_count, range(opened.epochs))):,} steps, {seconds:.1f} s"),
+        (
+            ("epochs", f"{opened.epochs} committed, {sum(map(opened.step_count, range(opened.epochs))):,} steps, {seconds:.1f} s")
+            if opened.passes is None
+            else ("passes", f"{opened.epochs} committed, {seconds:.1f} s")
+        ),
         (
             "examples",
             f"{len(opened.ids):,} in {opened.classes_in_words}"
@@ -44,8 +49,8 @@ def inspect_(run: Path, /, *, check: Switch = False) -> None:
             "pass",
             f"{header.view}; logits {'kept' if header.keep_logits else 'not kept'}, checkpoints {header.checkpoints}: {opened.checkpoints()}",
         ),
-        ("data", about.get("data", "the loop's own")),
-        ("net", about.get("net", "the loop's own")),
+        ("data", about.get("data", own)),
+        ("net", about.get("net", own)),
         ("seed", header.seed),
         (
             "made by",

@@ -67,11 +67,11 @@ def keep_decision(run: Run, decision: Decision, name: str) -> None:
 
 def next_of(run: Run, name: str) -> str:
     """How a saved decision is verified."""
-    from ..experiments.plan import has_plan, tests_apart
+    from ..experiments.plan import came_of, has_plan, tests_apart
 
     if has_plan(run) and tests_apart(run):
         return f"Next: assay verify {run.folder} --decision {name}"
-    why = "the run has no test examples of its own" if has_plan(run) else "the run is of your own loop"
+    why = "the run has no test examples of its own" if has_plan(run) else f"the run {came_of(run)}"
     return f"Next, in Python: assay.verify(decision, retrain=...), because {why}."
 
 

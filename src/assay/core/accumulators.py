@@ -15,6 +15,7 @@ from .errors import MissingEvidence, UsageError, listed
 from .evidence import Evidence
 from .method import AbstractMethod
 from .needs import EPOCH_NEEDS, Need
+from .passes import Passes
 from .results import Result, Stream
 from .spans import span, steps_of
 from .steps import Step
@@ -260,13 +261,19 @@ def run_steps(methods: Sequence[AbstractStepMethod], evidence: Evidence, spent: 
 
 
 def too_few(
-    method: AbstractAccumulator, recorded: int, served: Callable[[AbstractAccumulator], bool] = lambda _: True
+    method: AbstractAccumulator,
+    recorded: int,
+    served: Callable[[AbstractAccumulator], bool] = lambda _: True,
+    passes: Passes | None = None,
 ) -> MissingEvidence:
     """The error for a method that reads more epochs than were recorded; it suggests an option that fits and that `served` accepts, if any."""
     near = fitting(method, recorded, served)
+    has, more = str(recorded), "Record more epochs"
+    if passes is not None and passes.noun(recorded) == "pass":
+        has, more = f"{recorded} pass{'es' * (recorded > 1)}", "Record, or give, the passes of more epochs"
     return MissingEvidence(
-        f"{method.title} reads at least {method.fewest_epochs} epochs, but this run has {recorded}. "
-        + (f"Record more epochs, or score {near.title}, which fits." if near is not None else "Record more epochs.")
+        f"{method.title} reads at least {method.fewest_epochs} epochs, but this run has {has}. {more}"
+        + (f", or score {near.title}, which fits." if near is not None else ".")
     )
 
 
@@ -283,7 +290,7 @@ def unserved(method: AbstractAccumulator, evidence: Evidence) -> MissingEvidence
         )
     if evidence.recorded >= method.fewest_epochs:
         return _not_comparable(method, evidence)
-    return too_few(method, evidence.recorded, lambda other: unserved(other, evidence) is None)
+    return too_few(method, evidence.recorded, lambda other: unserved(other, evidence) is None, evidence.passes)
 
 
 def _not_comparable(method: AbstractAccumulator, evidence: Evidence) -> MissingEvidence | None:

@@ -41,6 +41,10 @@ class Passes:
         """Whether no model that predicts an example was trained on it."""
         return self.kind not in ("training", "evaluation")
 
+    def noun(self, count: int) -> str:
+        """What one of them is called where there are so many: an epoch of a training, or a pass that is the only one, or repeats another."""
+        return "pass" if self.repeats or count == 1 else "epoch"
+
     def summary(self, count: int, folds: int = 0) -> str:
         """What they are, in words.
 

@@ -102,10 +102,12 @@ class Trajectories:
     Attributes:
         epochs: Number of each recorded epoch, increasing.
         target_probs: In [0, 1]; NaN in an epoch that did not visit the example, where the line has a gap.
+        noun: `epoch`, or `pass` where they repeat one thing.
     """
 
     epochs: tuple[int, ...]
     target_probs: Float[Tensor, "shown epochs"]
+    noun: str = "epoch"
 
     def __post_init__(self):
         _per_example("trajectories", self.target_probs, len(self.target_probs), axes=2)
@@ -367,6 +369,7 @@ class LearningCurve:
         epochs: Number of each epoch after which it was measured, increasing, from 0.
         accuracy: Fraction of the given labels that are predicted, for each; None if unknown. In training over the examples that an epoch visited.
         loss: Mean cross-entropy in nats, for each; None if unknown.
+        over: Of passes that are no epochs of a training, whose only values these are: `in one pass`, or of which they are the mean; empty of epochs.
     """
 
     part: str
@@ -374,6 +377,7 @@ class LearningCurve:
     epochs: tuple[int, ...]
     accuracy: Float64[Tensor, " epochs"] | None = None
     loss: Float64[Tensor, " epochs"] | None = None
+    over: str = ""
 
     def __post_init__(self):
         if not self.epochs or (self.accuracy is None and self.loss is None):

@@ -27,7 +27,7 @@ from ..runs.run import Run
 from .detection import check_dataset
 from .evidence import gather_together, known_mean_probs
 from .models import members_of
-from .plan import has_plan, load_data, plan_of
+from .plan import came_of, folds_of, has_plan, load_data, plan_of
 
 ISSUES = (Action.DROP, Action.RELABEL)
 """What a decision does with an example that it takes for wrong."""
@@ -260,17 +260,23 @@ def dataset_card(
     check_dataset(opened, many)
     for one in decisions:
         check_dataset(opened, [], one)
-    header = opened.header
+    header, passes = opened.header, opened.passes
+    source = "one recorded training" if passes is None else _marked(str(header.about.get("made of", "recorded predictions")))
+    recorded = (
+        f"{opened.epochs} epochs, pass `{header.view}`, seed {header.seed}"
+        if passes is None
+        else passes.summary(opened.epochs, folds_of(opened))
+    )
     lines = [
         "## How the labels were examined",
         "",
-        f"Every training example was valued by [assay](https://pypi.org/project/assay) {header.code} from one recorded training.",
+        f"Every training example was valued by [assay](https://pypi.org/project/assay) {header.code} from {source}.",
         "",
         "| | |",
         "|---|---|",
         f"| examples | {len(opened.ids):,}{' in ' if opened.task == 'classes' else ', '}{opened.classes_in_words} |",
         f"| dataset (SHA-256 of ids and given labels) | `{opened.dataset}` |",
-        f"| recording | `{opened.fingerprint}`, {opened.epochs} epochs, pass `{header.view}`, seed {header.seed}, torch {header.torch} |",
+        f"| recording | `{opened.fingerprint}`, {recorded}, torch {header.torch} |",
     ]
     lines += [
         f"| score {_marked(one.title)} | `{one.fingerprint}`, {one.direction.value}, unit {_marked(one.unit)}; {_source(one.method)} |"
@@ -333,7 +339,7 @@ def _contents(run: Run, ids: Ids, items: Mapping[Any, Mapping[str, Any]] | None)
         return [_shown(dict(items[one])) for one in ids]
     if not has_plan(run):
         raise UsageError(
-            f"{run.folder} was recorded in your own loop, whose data assay does not know; give --items FILE, a table of id and text or image (in Python "
+            f"{run.folder} {came_of(run)}, whose data assay does not know; give --items FILE, a table of id and text or image (in Python "
             "items={id: {'text': ...}})."
         )
     return _pictured(load_data(plan_of(run)).train, ids)

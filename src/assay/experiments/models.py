@@ -187,7 +187,7 @@ def computed(run: Run, methods: Sequence[AbstractMethod], evidence: Evidence, sp
         # A state that was folded while training is the same number without the stored logits.
         if state is not None and not method.reads <= evidence.holds:
             if run.epochs < method.fewest_epochs:  # type: ignore[attr-defined]
-                raise accumulators.too_few(method, run.epochs)  # type: ignore[arg-type]
+                raise accumulators.too_few(method, run.epochs, passes=run.passes)  # type: ignore[arg-type]
             results.append(scoring.checked(method, evidence, Result(method.compute(state), scored=method.scored(state))))  # type: ignore[attr-defined]
             spent.since_last([method])
         else:

@@ -526,7 +526,7 @@ def plan_of(run: Run) -> Plan:
     """
     if not has_plan(run):
         raise UsageError(
-            f"{run.folder} was recorded in your own loop, which assay cannot repeat; in Python, give verify(..., retrain=FUNCTION) "
+            f"{run.folder} {came_of(run)}, which assay cannot repeat; in Python, give verify(..., retrain=FUNCTION) "
             "that trains on given ids, labels and weights and returns a test accuracy."
         )
     plan = Plan.make(run.header.about["plan"])  # type: ignore[arg-type]
@@ -535,6 +535,13 @@ def plan_of(run: Run) -> Plan:
     if load_data(plan).train.content != recorded and (found := load_data(plan, anew=True).train.content) != recorded:
         raise Mismatch(f"{plan.data} now gives data {found}, {run.folder} recorded {recorded}; restore the data or record again.")
     return plan
+
+
+def came_of(run: Run) -> str:
+    """What a run without a plan was made of, in words."""
+    if run.passes is None:
+        return "was recorded in your own loop"
+    return f"was made of {run.header.about.get('made of', 'predictions of your own')}"
 
 
 def tests_apart(run: Run) -> bool:

@@ -34,7 +34,7 @@ from ..runs.run import Run
 from .evidence import gather_together
 from .execution import Execution
 from .models import members_of
-from .plan import Plan, has_plan, load_data, plan_of
+from .plan import Plan, came_of, has_plan, load_data, plan_of
 from .record import record as recorded
 from .request import Request
 from .scorable import scorable
@@ -132,7 +132,7 @@ def probe(
         )
     if record is None and not has_plan(run):
         raise UsageError(
-            f"{run.folder} was recorded in your own loop, which assay cannot repeat; give assay.probe(..., record=FUNCTION), where FUNCTION(labels, folder) "
+            f"{run.folder} {came_of(run)}, which assay cannot repeat; give assay.probe(..., record=FUNCTION), where FUNCTION(labels, folder) "
             "trains on these labels and records into the folder."
         )
     if record is not None and has_plan(run):

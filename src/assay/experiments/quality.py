@@ -45,7 +45,13 @@ def learning_curves(models: Sequence[Run], held_out: Mapping[int, float]) -> tup
         if accuracy is not None or loss is not None:
             passes = models[0].passes
             part = HELD_OUT if passes is not None and passes.unseen else "training"
-            curves.append(LearningCurve(part, len(models[0].ids), tuple(range(epochs)), accuracy, loss))
+            if passes is not None and passes.noun(epochs) == "pass":
+                # Nothing follows on anything.
+                accuracy, loss = (None if one is None else one.mean(0, keepdim=True) for one in (accuracy, loss))
+                over = "in one pass" if epochs == 1 else f"mean of {epochs} passes"
+                curves.append(LearningCurve(part, len(models[0].ids), (0,), accuracy, loss, over))
+            else:
+                curves.append(LearningCurve(part, len(models[0].ids), tuple(range(epochs)), accuracy, loss))
             if any(run.missing(epoch) is not None for run in models for epoch in range(epochs)):
                 notes.append(
                     "Accuracy and loss in training are of the examples that an epoch trained on; the others have none in it."

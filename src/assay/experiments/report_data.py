@@ -180,11 +180,11 @@ def report_data(
     # Of epochs that trained on a part of the examples no line and no place on the map can be drawn.
     gaps = bool(together.missing(range(run.epochs)))
     drawn = bool(run.epochs) and not gaps and run.task == "classes"
-    # One pass that was saved has no spread.
+    # One pass that was saved has no spread, and a line of one point.
     mapped = drawn and (run.passes is None or run.epochs > 1)
     dynamics = score(run, ["confidence", "variability", "correctness"]) if mapped else None
     wrong = wrong_of(run.ids) if truth is not None else None
-    trajectories, note = _trajectories(together, place) if drawn else (None, "")
+    trajectories, note = _trajectories(together, place) if mapped else (None, "")
     if run.task != "classes":
         note = f"No classes, no data map and no trajectories: the run recorded {run.classes_in_words} example."
     elif gaps:
@@ -439,9 +439,9 @@ def _facts(
         }
     else:
         facts = {
-            "data": "the loop's own dataset",
+            "data": "the loop's own dataset" if run.passes is None else "your own dataset",
             "examples": f"{len(run.ids):,} for training, {run.classes_in_words}",
-            "net": "the loop's own model",
+            "net": "the loop's own model" if run.passes is None else "your own model",
             **{name: str(value) for name, value in about.items()},
         }
     facts["recorded"] = (
@@ -470,9 +470,12 @@ def _facts(
         facts["damaged"] = f"{int(damaged.sum()):,} of {len(damaged):,} images, on purpose; no method saw which"
     if predicted:
         over = f" and the {len(models)} models" if several else ""
-        facts["predicted label"] = (
-            f"the class of the largest probability, averaged over all recorded epochs{' that trained on it' if header.partial else ''}{over}"
-        )
+        nouns = {"epoch": "epochs", "pass": "passes"}["epoch" if run.passes is None else run.passes.noun(run.epochs)]
+        trained = " that trained on it" if header.partial else ""
+        means = f", averaged over all recorded {nouns}{trained}{over}"
+        if run.passes is not None and run.epochs == 1:
+            means = f", averaged over the {len(models)} models" if several else ""
+        facts["predicted label"] = f"the class of the largest probability{means}"
     return facts
 
 
@@ -480,8 +483,10 @@ def _trajectories(evidence: Evidence, place: Tensor) -> tuple[Trajectories, str]
     epochs = evidence.recorded
     wanted = torch.linspace(0, epochs - 1, min(epochs, MOST_EPOCHS)).round().to(torch.int64).unique().tolist()
     lines = torch.stack([evidence.epoch(epoch).target_probs[place] for epoch in wanted], dim=1)
-    note = f"Trajectories show {len(wanted)} of {epochs} epochs, evenly spaced." if len(wanted) < epochs else ""
-    return Trajectories(tuple(wanted), lines), note
+    noun = "epoch" if evidence.passes is None else evidence.passes.noun(epochs)
+    many = "passes" if noun == "pass" else "epochs"
+    note = f"Trajectories show {len(wanted)} of {epochs} {many}, evenly spaced." if len(wanted) < epochs else ""
+    return Trajectories(tuple(wanted), lines, noun), note
 
 
 def _histogram(scores: Scores, wrong: Bool[Tensor, " examples"] | None) -> Histogram:

@@ -233,7 +233,8 @@ def _quality(learning: Sequence[LearningCurve]) -> str:
         parts.append(f"{100 * float(curves['test'].accuracy[-1]):.1f} % of those of the test examples")  # type: ignore[index]
     if not parts:
         return ""
-    return f"The recorded model predicted {' and '.join(parts)} at the end; where a model has not learned a class, what it suspects there may be its own mistake."
+    end = "" if any(one.over for one in curves.values()) else " at the end"
+    return f"The recorded model predicted {' and '.join(parts)}{end}; where a model has not learned a class, what it suspects there may be its own mistake."
 
 
 def _percent(part: int, whole: int) -> str:

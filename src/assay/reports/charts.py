@@ -51,8 +51,8 @@ def data_map(*, truth: bool, pictures: bool) -> Spec:
     )
 
 
-def trajectories(epochs: Sequence[int], *, truth: bool) -> Spec:
-    """Probability of the given label by epoch; the page fills the dataset `lines`."""
+def trajectories(epochs: Sequence[int], *, truth: bool, noun: str = "epoch") -> Spec:
+    """Probability of the given label by epoch, or by pass; the page fills the dataset `lines`."""
     import altair as alt
 
     ends = _ends(epochs)
@@ -60,15 +60,15 @@ def trajectories(epochs: Sequence[int], *, truth: bool) -> Spec:
         alt.Chart(alt.NamedData("lines"))
         .mark_line(point={"size": 16} if len(epochs) <= DOTTED else False, strokeWidth=1.3, opacity=0.75)
         .encode(
-            x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(format="d", tickMinStep=1), scale=alt.Scale(domain=ends, nice=False)),
+            x=alt.X("epoch:Q", title=noun, axis=alt.Axis(format="d", tickMinStep=1), scale=alt.Scale(domain=ends, nice=False)),
             y=alt.Y("probability:Q", title="probability of given label", scale=alt.Scale(domain=[0, 1])),
             detail="position:Q",
-            tooltip=["id:N", "given:N", "epoch:Q", alt.Tooltip("probability:Q", format=".2f")],
+            tooltip=["id:N", "given:N", alt.Tooltip("epoch:Q", title=noun), alt.Tooltip("probability:Q", format=".2f")],
         )
     )
     if truth:
         chart = chart.encode(color=_label_color(alt))
-    return framed(chart, "Probability of the given label by epoch, one line per chosen example", height=200)
+    return framed(chart, f"Probability of the given label by {noun}, one line per chosen example", height=200)
 
 
 def learning(curves: Sequence[LearningCurve], what: Literal["accuracy", "loss"]) -> Spec:

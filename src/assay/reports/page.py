@@ -236,10 +236,13 @@ def _specs(report: ReportData) -> dict[str, Any]:
     for place, probe in enumerate(report.probes):
         specs[f"probe-{place}"] = charts.probed(probe)
     if report.trajectories is not None and report.trajectories.epochs and len(shown):
-        specs["lines"] = charts.trajectories(report.trajectories.epochs, truth=shown.true is not None)
+        specs["lines"] = charts.trajectories(
+            report.trajectories.epochs, truth=shown.true is not None, noun=report.trajectories.noun
+        )
+    by_epoch = [one for one in report.learning if not one.over]
     for part in ("accuracy", "loss"):
-        if any(getattr(one, part) is not None for one in report.learning):
-            specs[f"learning-{part}"] = charts.learning(report.learning, part)
+        if any(getattr(one, part) is not None for one in by_epoch):
+            specs[f"learning-{part}"] = charts.learning(by_epoch, part)
     for place, one in enumerate(report.histograms):
         specs[f"histogram-{place}"] = charts.histogram(one, _scores(report, one.title).unit)
     for place, influence in enumerate(report.influences):
