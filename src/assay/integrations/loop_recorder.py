@@ -47,10 +47,14 @@ from .live_scores import Live
 from .loader_checks import check_together
 from .loop_state import Parts, ends_alike, saved_state
 from .mixing import MixtureWatch
+from .neighbours import beside_others, copied, doubt_of
 from .processes import Processes, disconnected, said_at_the_end
 from .row_watch import RowWatch
 from .selecting import Selecting
 from .sharded import KIND
+
+CLEAN = 512
+"""Examples in a batch of a clean pass."""
 
 
 @dataclasses.dataclass
@@ -136,6 +140,7 @@ class LoopRecorder:
         # An example that comes twice is no double.
         once = data.id_field is None and (data.visits == "each" or recorder.header.view == "eval")
         self._doubles = doubles if once and doubles.needed and not recorder.epochs else None
+        self._alone = bool(recorder.epochs)
         self._mixtures = MixtureWatch(parts.model, seen)
         self._casts = CastWatch(parts.model, seen)
         self._settings: list[tuple[list[float], list[tuple[float, float]]]] = []
@@ -671,7 +676,7 @@ class LoopRecorder:
         collate.digesting = len(self._chosen) if self._doubles else 0
         pool = DataLoader(
             KeyedDataset(self._clean),
-            batch_sampler=[self._chosen[at : at + 512].tolist() for at in range(0, len(self._chosen), 512)],
+            batch_sampler=[self._chosen[at : at + CLEAN].tolist() for at in range(0, len(self._chosen), CLEAN)],
             collate_fn=collate,  # type: ignore[arg-type]  # takes what KeyedDataset gives, not a list
             num_workers=loader.num_workers,
             worker_init_fn=loader.worker_init_fn,
@@ -684,14 +689,36 @@ class LoopRecorder:
                 self._rows.hold(fetched, positions, where)
                 if self._doubles:
                     self._doubles.take(positions, fetched.digests)
-                if self._task == "losses":
-                    self.recorder.observe_losses(
-                        positions, self._losses(self._seen, placed(fetched.batch, device_of(self._model)))
-                    )
+                others = None if self._alone or number else beside_others(fetched.batch, len(positions))
+                # A copy, because a model may work on its inputs in place.
+                before = None if others is None else copied(fetched.batch)
+                values, labels = self._clean_values(fetched.batch)
+                if others is not None:
+                    self._hold_alone(values, before, others, positions)
+                if labels is None:
+                    self.recorder.observe_losses(positions, values)
                     continue
-                logits, labels = self._forward(self._seen, fetched.batch)
-                self._observe(positions, logits, labels)
+                self._observe(positions, values, labels)
                 self._rows.hold_labels(labels, where)
+
+    def _clean_values(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+        """Logits and labels of a batch, or its losses and no labels."""
+        if self._task == "losses":
+            return self._losses(self._seen, placed(batch, device_of(self._model))), None
+        return self._forward(self._seen, batch)
+
+    def _hold_alone(self, values: Tensor, batch: Any, others: Any, positions: Tensor) -> None:
+        """Warn, once, where what the clean pass gives of an example is not its own."""
+        self._alone = True
+
+        def again(some: Any) -> Tensor:
+            # Nothing that it draws or counts reaches the pass.
+            with evaluating(self._seen), untouched_generators(device_of(self._model)):
+                return self._clean_values(copied(some))[0]
+
+        doubt = doubt_of(values, again, batch, others, self.recorder.ids, positions)
+        if doubt and self._writes:
+            warnings.warn(f"{self.recorder.paths.folder}: {doubt}", stacklevel=6)
 
     def saved_model(self, rates: Sequence[float] | None) -> None:
         """Record the model as it stands, which somebody saved in a training of which no step is known: a clean pass, and the model.
