@@ -440,6 +440,36 @@ def test_an_epoch_is_recorded_as_it_is_drawn(tmp_path):
         assay.lightning.Recorder(tmp_path / "field", data=assay.DataSpec(ids=range(EXAMPLES), id_field=0))
 
 
+class Skips(Module):
+    """Skips the step of a batch, before or after its loss was computed."""
+
+    def __init__(self, looks, at=1):
+        super().__init__()
+        self.looks, self.at = looks, at
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx) if batch_idx != self.at or self.looks else None
+        return None if batch_idx == self.at else loss
+
+
+def test_a_step_that_training_step_skips_is_named(tmp_path):
+    words = (
+        r"Skips\.training_step returned None for batch 1 of epoch 0, by which Lightning skips the step, .*; call F\.cross_entropy with the logits of the whole "
+        r"batch before it returns None, or leave such examples out of the training set, or record with assay\.Recording\(view='eval'\)"
+    )
+    with pytest.raises(UsageError, match=words):
+        trainer_of(tmp_path, [assay.lightning.Recorder(tmp_path / "run")]).fit(Skips(looks=False), DataLoader(dataset(), 4))
+    for task in ("losses", "labels"):
+        recorder = assay.lightning.Recorder(tmp_path / task, data=assay.DataSpec(task=task))
+        with pytest.raises(UsageError, match=r"skips the step, .* to record; leave such examples out of the training set, or"):
+            trainer_of(tmp_path, [recorder]).fit(Skips(looks=False, at=0), DataLoader(dataset(), 4))
+    # Each cure.
+    for folder, looks, view in (("looked", True, "train"), ("clean", False, "eval")):
+        recorder = assay.lightning.Recorder(tmp_path / folder, Recording(view=view))
+        trainer_of(tmp_path, [recorder]).fit(Skips(looks), DataLoader(dataset(), 4))
+        assert Run(tmp_path / folder).epochs == 2 and Run(tmp_path / folder).check()
+
+
 W = torch.tensor([1.0, 5.0, 0.2])
 
 

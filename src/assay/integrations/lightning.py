@@ -326,6 +326,13 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
             return
         self._tap.stop()
         name = f"{type(pl_module).__name__}.training_step"
+        # A batch whose logits cross_entropy was given is recorded, whatever came of its loss.
+        if pl_module.automatic_optimization and not outputs and not self._tap.calls:
+            also = "call F.cross_entropy with the logits of the whole batch before it returns None, or "
+            raise UsageError(
+                f"{name} returned None for batch {batch_idx} of epoch {trainer.current_epoch}, by which Lightning skips the step, and so gave nothing of the "
+                f"batch to record; {also if self._asked.data.task in (None, 'classes') else ''}leave such examples out of the training set, or {EVAL}."
+            )
         if (
             isinstance(outputs, Mapping)
             and LOSSES in outputs
