@@ -1,6 +1,7 @@
 """The recorder in skorch: facts are those of a plain loop over the same batches to the bit, and training goes on as if nobody recorded."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -344,6 +345,73 @@ def test_a_schedule_goes_on_by_the_history_of_a_checkpoint_and_else_it_is_told(t
     momentum_of(tmp_path / "parts", [skorch.callbacks.LoadInitState(own), slowing()]).fit(X, Y)
     run, whole = Run(tmp_path / "parts"), Run(tmp_path / "whole")
     assert torch.equal(run.shard(3).read("rates"), whole.shard(3).read("rates")) and run.fingerprint == whole.fingerprint
+
+
+def gone_on_with(folder, saves, schedule, before, again=None):
+    """Whether a run that skorch's checkpoint goes on with is to the bit that of a training that was not interrupted."""
+    own = saving(folder) if saves == "Checkpoint" else skorch.callbacks.TrainEndCheckpoint(dirname=str(folder / "own"))
+    momentum_of(folder / "parts", [own, schedule()] if before else [schedule(), own]).fit(X, Y)
+    whole = momentum_of(folder / "whole", [schedule()], max_epochs=4).fit(X, Y)
+    net = momentum_of(folder / "parts", [skorch.callbacks.LoadInitState(own), (again or schedule)()]).fit(X, Y)
+    pairs = zip(net.module_.state_dict().values(), whole.module_.state_dict().values(), strict=True)
+    same = Run(folder / "parts").fingerprint == Run(folder / "whole").fingerprint
+    assert same == all(torch.equal(one, other) for one, other in pairs)
+    return same
+
+
+def cosine(**settings):
+    return skorch.callbacks.LRScheduler(policy=torch.optim.lr_scheduler.CosineAnnealingLR, **{"T_max": 4, **settings})
+
+
+def halved():
+    return skorch.callbacks.LRScheduler(policy=torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+
+
+def stepped(**more):
+    return cosine(step_every="batch", T_max=40, **more)
+
+
+@pytest.mark.parametrize(
+    ("saves", "before"), [("Checkpoint", False), ("TrainEndCheckpoint", True), ("TrainEndCheckpoint", False)]
+)
+def test_a_cosine_goes_on_to_the_bit_from_a_checkpoint_that_has_its_next_rate(tmp_path, saves, before):
+    assert gone_on_with(tmp_path, saves, cosine, before)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "before", "words"),
+    [
+        (
+            cosine,
+            True,
+            r"CosineAnnealingLR goes on with a rate of 0\.0853553, which would be 0\.05, .*; put Checkpoint on the other side",
+        ),
+        (halved, False, r"StepLR goes on with a rate of 0\.0125, which would be 0\.025, .*; put Checkpoint on the other side"),
+        (
+            stepped,
+            False,
+            r"CosineAnnealingLR goes on after 2 of its \d+ steps, because skorch counts epochs; give LRScheduler\(\.\.\., last_epoch=\d+\)",
+        ),
+    ],
+)
+def test_a_schedule_that_goes_on_otherwise_is_told(tmp_path, schedule, before, words):
+    with pytest.warns(
+        UserWarning, match=r"what is recorded from epoch 2 on is a training with another schedule .*" + words
+    ) as said:
+        assert not gone_on_with(tmp_path / "wrong", "Checkpoint", schedule, before)
+    cure = re.search(r"last_epoch=(\d+)", str(said[-1].message))
+    if cure:
+        assert gone_on_with(tmp_path / "right", "Checkpoint", schedule, False, lambda: schedule(last_epoch=int(cure[1])))
+    else:
+        assert gone_on_with(tmp_path / "right", "Checkpoint", schedule, not before)
+
+
+def test_a_schedule_that_goes_by_what_became_of_the_net_begins_anew_which_is_told(tmp_path):
+    def waits():
+        return skorch.callbacks.LRScheduler(policy=torch.optim.lr_scheduler.ReduceLROnPlateau, monitor="train_loss")
+
+    with pytest.warns(UserWarning, match="ReduceLROnPlateau counts anew since when nothing has become better"):
+        gone_on_with(tmp_path, "Checkpoint", waits, False)
 
 
 @pytest.mark.filterwarnings("default:.*another state of the optimizer")

@@ -1,7 +1,9 @@
 """The recorder in skorch, as a callback."""
 
+import contextlib
 import copy
 import dataclasses
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +22,7 @@ from ..methods import parse
 from ..replay.keyed import KeyedBatch, behind_subsets, check_loader, keyed_copy
 from ..replay.losses import Losses, cross_entropies, pair
 from ..runs.recording import Recording
-from ..runs.run import AGAIN
+from ..runs.run import AGAIN, Run
 from ..training.batches import placed
 from .batch_keys import logits_of
 from .continuing import Asked, end_of
@@ -40,6 +42,8 @@ CURE = "let the net train on every batch of an epoch"
 GO_ON = "Recorder(..., resume=True), or by loading a checkpoint of its last epoch that has a history (LoadInitState)"
 EVAL = "record with assay.Recording(view='eval') and data=assay.DataSpec(forward=...), a function that returns (logits, labels)"
 OWN = "give data=assay.DataSpec(task='losses', losses=...), a function (model, batch) that returns the loss of each example"
+SAME_RATE = 1e-5
+"""How far rates may differ, relative to each other, to be the same: recorded ones are in single precision."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,6 +259,8 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
         else:
             asked = Asked(Path(self.folder), recording, data, self.seed, about)
             self.recorder_ = asked.begin(net.module_, optimizer, loader, went=went, way=GO_ON)
+        if went and self.recorder_.epochs == went:
+            self._tell_of_schedules(net, went)
         if not own:
             self.recorder_.recorder.smoothing = float(getattr(net.criterion_, "label_smoothing", 0.0))
         keyed = keyed_copy(loader, lasting_workers=self.seed is None)
@@ -282,6 +288,42 @@ class Recorder(Callback):  # type: ignore[misc, unused-ignore]
                 "load a checkpoint of skorch that has the history.",
                 stacklevel=2,
             )
+
+    def _tell_of_schedules(self, net: Any, went: int) -> None:
+        """Say where a schedule does not go on as in a training that nobody interrupted: skorch makes it anew, and its checkpoints hold nothing of it but the rate."""
+        for _, callback in net.callbacks_:
+            if "LRScheduler" in {kind.__name__ for kind in type(callback).__mro__} and (
+                doubt := self._doubt_of(net, callback, went)
+            ):
+                warnings.warn(
+                    f"{self.folder}: what is recorded from epoch {went} on is a training with another schedule than one that was not interrupted. {doubt}",
+                    stacklevel=2,
+                )
+
+    def _doubt_of(self, net: Any, callback: Any, went: int) -> str:
+        schedule, by_batch = callback.lr_scheduler_, getattr(callback, "step_every", "epoch") == "batch"
+        name = type(schedule).__name__
+        if name == "ReduceLROnPlateau":
+            return f"{name} counts anew since when nothing has become better, which no checkpoint of skorch holds; take a policy that goes by the epoch."
+        taken, at = getattr(callback, "batch_idx_", went) if by_batch else went, getattr(schedule, "last_epoch", None)
+        if at is not None and at != taken:
+            return f"{name} goes on after {at} of its {taken} steps, because skorch counts epochs; give LRScheduler(..., last_epoch={taken - 1}) when you go on."
+        group, rates = net.optimizer_.param_groups[0], []
+        # What a policy asks of an optimizer, that of the simulation may lack.
+        with contextlib.suppress(Exception):
+            rates = list(callback.simulate(taken + 1, group["initial_lr"]))
+        recorded = float(Run(self.folder).shard(went - 1).read("rates")[-1, 0]) if rates else 0.0
+        # Where somebody else moves the rate too, nobody knows what it would be.
+        if (
+            not rates
+            or not math.isclose(recorded, rates[-2], rel_tol=SAME_RATE)
+            or math.isclose(group["lr"], rates[-1], rel_tol=SAME_RATE)
+        ):
+            return ""
+        return (
+            f"{name} goes on with a rate of {group['lr']:.6g}, which would be {rates[-1]:.6g}, because skorch makes it anew on the rate that the "
+            "checkpoint holds; put Checkpoint on the other side of LRScheduler among the callbacks, or take a policy whose rate is a function of the epoch (LambdaLR)."
+        )
 
     def on_epoch_begin(self, net: Any, dataset_train: Any = None, dataset_valid: Any = None, **more: Any) -> None:
         """Begin an epoch."""
