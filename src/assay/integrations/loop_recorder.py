@@ -540,6 +540,9 @@ class LoopRecorder:
     def batch(self, logits: Tensor, labels: Tensor) -> None:
         """Record the model's logits of the batch just trained on. Not needed with `view="eval"`, where only the order of the labels is checked.
 
+        It sees logits and labels and not the loss of the loop: under label smoothing, class weights or a loss of your own, what is recorded is still the plain
+        cross-entropy of these labels.
+
         Args:
             logits: (batch, classes), of the forward pass before the update; or (batch,) or (batch, 1), the logit of class 1 of a binary model.
                 With `DataSpec(task="labels")` (batch, labels), the logit of each label.
