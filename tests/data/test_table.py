@@ -55,6 +55,22 @@ def test_people_see_the_cells_but_neither_the_label_nor_what_is_dropped(tmp_path
     assert train.rows == (("20", "cook"), ("30", "nurse"), ("", "cook"), ("40", ""))
 
 
+def test_what_is_shown_is_no_input_and_seen_by_people(tmp_path):
+    split, plain = write(tmp_path, id="who", show="score").load(), write(tmp_path, id="who", drop="score").load()
+    assert torch.equal(split.train.inputs, plain.train.inputs) and torch.equal(split.test.inputs, plain.test.inputs)
+    assert split.train.columns == ("age", "job", "score")
+    assert split.train.rows == (("20", "cook", "1"), ("30", "nurse", "1"), ("", "cook", "1"), ("40", "", "1"))
+    assert write(tmp_path, show="score+who").load().train.columns == ("who", "age", "job", "score")
+    (tmp_path / "own.csv").write_text("score,job,age\n7,cook,20\n")
+    inputs, label, cells = split.own.read(str(tmp_path / "own.csv"))
+    assert torch.equal(inputs, split.train.inputs[:1]) and label is None and cells == ("20", "cook", "7")
+    for more in ({"drop": "score"}, {"id": "score"}):
+        with pytest.raises(UsageError, match="score in show= stand also in drop=, or are label or id"):
+            write(tmp_path, show="score", **more).load()
+    with pytest.raises(UsageError, match="score in categorical= are no inputs, but dropped, shown, label or id"):
+        write(tmp_path, show="score", categorical="score").load()
+
+
 def test_against_scikit_learn_fitted_on_train_only(tmp_path):
     rng = np.random.default_rng(0)
     rows = [

@@ -19,7 +19,7 @@ DATASETS: Catalogue[AbstractDataset] = Catalogue(
 catalogue, find = DATASETS.classes, DATASETS.find
 
 
-LISTS = re.compile(r"(?<=[:,])(drop|categorical|dates|text|missing)=[^,=]*(,[^,=]+)+(?=,[^,=]+=|$)")
+LISTS = re.compile(r"(?<=[:,])(drop|show|categorical|dates|text|missing)=[^,=]*(,[^,=]+)+(?=,[^,=]+=|$)")
 """Options that list several names, which may be separated by commas too: `drop=note,signup` is `drop=note+signup`."""
 
 

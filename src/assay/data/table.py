@@ -108,6 +108,7 @@ class Table(AbstractDataset):
         on_missing: `encode` them as described at the top of `data.table`, or `refuse` them in columns that are used.
         categorical: Columns of numbers to treat as categories (codes), names separated by `+`.
         drop: Columns that are neither inputs nor shown to anybody, on pages and in exports; names separated by `+`.
+        show: Columns that are no inputs and are shown to people, such as a link or a note; names separated by `+`.
         most_categories: Largest number of categories; a column with more is refused, as it is likely an identifier or free text.
         dates: Columns of dates, names separated by `+`.
         text: Columns of texts to read as bags of words, names separated by `+`.
@@ -130,6 +131,7 @@ class Table(AbstractDataset):
     on_missing: Literal["encode", "refuse"] = "encode"
     categorical: str = ""
     drop: str = ""
+    show: str = ""
     most_categories: int = 200
     dates: str = ""
     text: str = ""
@@ -167,6 +169,7 @@ class Table(AbstractDataset):
                 self.on_missing,
                 _names(self.categorical),
                 _names(self.drop),
+                _names(self.show),
                 self.most_categories,
                 _names(self.dates),
                 _names(self.text),
@@ -464,6 +467,7 @@ class OwnRow:
         encoder: Columns as they were fitted.
         columns: Name of each column of the table.
         inputs: Positions of those that are inputs.
+        shown: Positions of those that people are shown.
         target: Position of the label.
         class_names: The classes.
         missing: Texts that mean a missing cell.
@@ -473,6 +477,7 @@ class OwnRow:
     encoder: Encoder
     columns: tuple[str, ...]
     inputs: tuple[int, ...]
+    shown: tuple[int, ...]
     target: int
     class_names: tuple[str, ...]
     missing: tuple[str, ...] = ("?",)
@@ -499,7 +504,7 @@ class OwnRow:
         cells = dataclasses.replace(cells, columns=self.columns, rows=[whole])
         known = whole[self.target] is not None
         label = int(_encoded(cells, _labels(cells, self.target), self.target, self.class_names)[0]) if known else None
-        return self.encoder.apply(cells), label, _shown(cells, self.inputs)[0]
+        return self.encoder.apply(cells), label, _shown(cells, self.shown)[0]
 
 
 def fit(
@@ -648,6 +653,7 @@ class Columns:
     on_missing: Literal["encode", "refuse"] = "encode"
     categorical: Sequence[str] = ()
     drop: Sequence[str] = ()
+    show: Sequence[str] = ()
     most_categories: int = 200
     dates: Sequence[str] = ()
     text: Sequence[str] = ()
@@ -668,15 +674,21 @@ def split(train: Cells, test: Cells | float, has: Columns, *, seed: int = 0) -> 
     target, key = _position(train, has.label), None if has.id is None else _position(train, has.id)
     if target == key:
         raise UsageError(f"{train.source}: column {train.columns[target]!r} cannot be both label and id.")
-    dropped = {_position(train, name) for name in has.drop}
+    dropped, beside = ({_position(train, name) for name in names} for names in (has.drop, has.show))
     codes, days, texts = ({_position(train, name) for name in names} for names in (has.categorical, has.dates, has.text))
-    inputs = [i for i in range(len(train.columns)) if i not in dropped | {target, key}]
+    inputs = [i for i in range(len(train.columns)) if i not in dropped | beside | {target, key}]
     if not inputs:
-        raise UsageError(f"{train.source}: no column is left as an input. Drop fewer.")
+        raise UsageError(f"{train.source}: no column is left as an input. Name fewer in drop= and show=.")
+    if odd := sorted(train.columns[i] for i in beside & (dropped | {target, key})):
+        raise UsageError(
+            f"{train.source}: {listed(odd, len(odd))} in show= stand also in drop=, or are label or id; name each once."
+        )
     for option, named in (("categorical", codes), ("dates", days), ("text", texts)):
         if not named <= set(inputs):
             odd = sorted(train.columns[i] for i in named - set(inputs))
-            raise UsageError(f"{train.source}: {listed(odd, len(odd))} in {option}= are no inputs, but dropped, label or id.")
+            raise UsageError(
+                f"{train.source}: {listed(odd, len(odd))} in {option}= are no inputs, but dropped, shown, label or id."
+            )
     if twice := (codes & days) | (codes & texts) | (days & texts):
         odd = sorted(train.columns[i] for i in twice)
         raise UsageError(
@@ -708,12 +720,13 @@ def split(train: Cells, test: Cells | float, has: Columns, *, seed: int = 0) -> 
         test, test_ids, test_classes = full.take(aside.nonzero().flatten().tolist()), full_ids.take(aside), full_classes[aside]
 
     encoder = fit(train, inputs, tuple(codes), has.most_categories, dates=tuple(days), texts=dict.fromkeys(texts, has.text_dims))
-    columns = tuple(train.columns[i] for i in inputs)
+    shown = tuple(sorted({*inputs, *beside}))
+    columns = tuple(train.columns[i] for i in shown)
     parts = [
-        Examples(which, encoder.apply(cells), numbers, names, rows=_shown(cells, inputs), columns=columns)
+        Examples(which, encoder.apply(cells), numbers, names, rows=_shown(cells, shown), columns=columns)
         for cells, which, numbers in ((train, ids, classes), (test, test_ids, test_classes))
     ]
-    own = OwnRow(encoder, train.columns, tuple(inputs), target, names)
+    own = OwnRow(encoder, train.columns, tuple(inputs), shown, target, names)
     for sentence in skipped:
         warnings.warn(sentence, stacklevel=2)
     notes = (*skipped, *_mixed(train, encoder, tuple(codes)), *_told(train, encoder, tuple(days)), *encoder.notes(test))
