@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from assay.experiments.existing import from_probs
 from assay.experiments.score import score
 from assay.runs.artefacts import load_decision
 from assay.runs.run import Run
@@ -34,6 +35,12 @@ def test_a_run_goes_out_and_comes_back(exported, tmp_path, capsys):
         == 0
     )
     assert Run(tmp_path / "clean").header.view == "eval"
+
+
+def test_saved_predictions_that_go_out_are_called_what_they_are(tmp_path, capsys):
+    from_probs(tmp_path / "run", np.full((6, 2), 0.5), np.arange(6) % 2, "out_of_fold")
+    code, out, _ = here(capsys, "export", tmp_path / "run", tmp_path / "npy")
+    assert code == 0 and f"{tmp_path / 'npy'}: 1 pass, out of fold: each example" in " ".join(out.split()) and "epoch" not in out
 
 
 def test_scores_go_out_by_method(exported, tmp_path, capsys):

@@ -268,6 +268,7 @@ def _items(run: "Run", path: Path | None) -> dict | None:
 
 def _export_npy(opened: "Run", folder: Path, scores: bool) -> None:
     from ..core.errors import UsageError
+    from ..experiments.plan import folds_of
     from ..runs.npy import export_npy, export_scores
     from .console import say
     from .saved import saved_scores
@@ -275,7 +276,8 @@ def _export_npy(opened: "Run", folder: Path, scores: bool) -> None:
     run = opened.folder
     if not scores:
         export_npy(opened, folder)
-        say(f"{folder}: {opened.epochs} epochs")
+        many = f"{opened.epochs} epochs" if opened.passes is None else opened.passes.summary(opened.epochs, folds_of(opened))
+        say(f"{folder}: {many}")
         return
     saved = saved_scores(opened)
     if not saved:
