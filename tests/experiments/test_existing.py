@@ -61,6 +61,18 @@ def test_scores_are_those_of_the_logits_that_the_probabilities_came_from(tmp_pat
     assert np.allclose(Run(tmp_path / "run").mean_probs(), PROBS.mean(0), atol=1e-6)
 
 
+def test_what_needs_a_model_is_refused_with_what_works_instead(tmp_path):
+    run = assay.from_probs(tmp_path / "run", PROBS[:1], LABELS, "out_of_fold")
+    scores = assay.score(run, "confidence")["confidence"]
+    for ask in (lambda: assay.cleanse(run, scores), lambda: assay.lds(run, ["tracin"], grid=assay.LeaveOutGrid(other_seeds=1))):
+        with pytest.raises(
+            MissingEvidence, match=r"holds predictions only, .* assay\.from_checkpoints, or record the training\.$"
+        ):
+            ask()
+    with pytest.raises(UsageError, match=r"was made of saved probabilities, whose data assay does not know"):
+        assay.score(run, "knn_shapley:target=others,features=inputs")
+
+
 @pytest.mark.parametrize("shape", ["array", "tensor", "half", "list of arrays", "iterator", "nested lists", "npy", "npy each"])
 def test_every_shape_gives_the_same_run(tmp_path, shape):
     np.save(tmp_path / "all.npy", LOGITS)

@@ -27,9 +27,9 @@ from ..replay.loop import Loop
 from ..replay.replay import Replay
 from ..replay.targets import Given
 from ..runs.run import DRAWN, Run
-from .evidence import Agreed, data_of, gather_together, given_rows, loop_in_words, models_instead, open_replay
+from .evidence import Agreed, check_taken_again, data_of, gather_together, given_rows, loop_in_words, open_replay
 from .models import members_of
-from .plan import has_plan
+from .plan import came_of, has_plan
 from .saved_scores import parents_of
 from .scorable import inputs_asked, looks_at_inputs, replayed
 
@@ -257,14 +257,12 @@ def looked_at(
         rows = ",".join(f"{option}=rows:NAME" for option in read)
         given = f"{policy.name}:{rows}" if verb == "choose" else "rows:NAME as the features"
         instead = f", or rows of your own: {given} and inputs={{NAME: rows}}" if read and policy.reads <= ROWS_DO else ""
-        if replayed(policy) and run.passes is not None and not run.states():
-            raise MissingEvidence(
-                f"{run.folder} holds predictions only, and no model to take again; {models_instead(run)}{instead}."
-            )
+        if replayed(policy):
+            check_taken_again(run, instead)
         if loop is None and not has_plan(run):
             what = "model and data assay does" if replayed(policy) else "data assay does"
             raise UsageError(
-                f"{run.folder} was recorded in your own loop, whose {what} not know; in Python, give {verb}(..., "
+                f"{run.folder} {came_of(run)}, whose {what} not know; in Python, give {verb}(..., "
                 f"loop={loop_in_words(run)}){instead}."
             )
     seen, content, agreed = dict[str, Tensor](), dict[str, str](), Agreed()

@@ -25,9 +25,9 @@ from ..replay.targets import Given, MeanLoss, accuracy
 from ..runs.artefacts import finished, load_curve, load_removal, save_curve, save_removal
 from ..runs.run import Run
 from .detection import check_dataset
-from .evidence import identity, loop_in_words, open_replay
+from .evidence import check_taken_again, identity, loop_in_words, open_replay
 from .execution import MOVED, REPLAYING, Execution
-from .plan import has_plan, plan_of
+from .plan import came_of, has_plan, plan_of
 from .progress import Progress
 from .retraining import Retraining
 from .targets import distinct
@@ -358,9 +358,10 @@ def curve_replay(
             )
         given = [VALIDATION, TEST]
     else:
+        check_taken_again(run)
         if loop is None:
             raise UsageError(
-                f"{run.folder} was recorded in your own loop, whose model and data assay does not know; in Python, give cleanse(..., "
+                f"{run.folder} {came_of(run)}, whose model and data assay does not know; in Python, give cleanse(..., "
                 f"loop={loop_in_words(run)}, targets={{'validation': (inputs, labels), 'test': (inputs, labels)}})."
             )
         if unread := [name for name in targets or {} if name not in (VALIDATION, TEST)]:

@@ -33,7 +33,7 @@ from ..runs.run import AGAIN, Run
 from ..training.batches import TrainingData
 from ..training.state import TrainingState
 from .games import game_of
-from .plan import LoadedData, Plan, folds_of, has_plan, load_data, plan_of
+from .plan import LoadedData, Plan, came_of, folds_of, has_plan, load_data, plan_of
 from .targets import check_disjoint, planned_targets, target_of
 
 
@@ -218,8 +218,7 @@ def open_replay(
     how = replay_config or ReplayConfig()
     named: Mapping[str, Given] = targets if isinstance(targets, Mapping) else {}
     texts = [] if targets is None or isinstance(targets, Mapping) else list(targets)
-    if run.passes is not None and not run.states():
-        raise MissingEvidence(f"{run.folder} holds predictions only, and no model to take again; {models_instead(run)}.")
+    check_taken_again(run)
     training: ReplayableTraining
     found: dict[str, Target] = {}
     if has_plan(run):
@@ -234,7 +233,7 @@ def open_replay(
             # Targets that no method asks for would be refused.
             beside = "" if asked is not None and not asked else ", targets={'validation': (inputs, labels)}"
             raise UsageError(
-                f"{run.folder} was recorded in your own loop, whose model and data assay does not know; in Python, call with "
+                f"{run.folder} {came_of(run)}, whose model and data assay does not know; in Python, call with "
                 f"loop={loop_in_words(run)}{beside}."
             )
         if texts:
@@ -271,6 +270,16 @@ def loop_in_words(run: Run) -> str:
     return f"{said[:-1]}, losses=losses)" if run.task != "classes" and "Loop(" in said and "losses=" not in said else said
 
 
+def check_taken_again(run: Run, instead: str = "") -> None:
+    """Refuse to train again, or to look at models of, a run that holds predictions only; `instead` ends the sentence.
+
+    Raises:
+        MissingEvidence: It names what can be scored in its place.
+    """
+    if run.passes is not None and not run.states():
+        raise MissingEvidence(f"{run.folder} holds predictions only, and no model to take again; {models_instead(run)}{instead}.")
+
+
 def models_instead(run: Run) -> str:
     """What can be scored in place of a run that holds predictions only, as the end of a sentence."""
     if folds_of(run):
@@ -305,7 +314,7 @@ def data_of(run: Run, loop: Loop | None = None, agreed: Agreed | None = None) ->
         return examples.plain(), examples.content
     if loop is None:
         raise UsageError(
-            f"{run.folder} was recorded in your own loop, whose data assay does not know; in Python, give score(..., "
+            f"{run.folder} {came_of(run)}, whose data assay does not know; in Python, give score(..., "
             f"loop={loop_in_words(run)}), or rows of your own, inputs={{NAME: rows}} with the option "
             "features=rows:NAME."
         )

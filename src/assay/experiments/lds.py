@@ -33,12 +33,12 @@ from ..runs.run import Run
 from ..training.device import mode
 from ..training.state import standing_at
 from .cleanse import TEST, undecided
-from .evidence import Agreed, gather, open_replay, shown_data
+from .evidence import Agreed, check_taken_again, gather, open_replay, shown_data
 from .execution import Execution, Save, check_save
 from .held_out import held_out_asked, held_out_of
 from .kept_state import StateKeeper
 from .models import members_of, open_models
-from .plan import Plan, has_plan, load_data, plan_of
+from .plan import Plan, came_of, has_plan, load_data, plan_of
 from .request import Request
 from .retraining import Retraining
 from .scorable import asks_targets, check_wanted, is_replayed, looks_at_inputs
@@ -319,10 +319,9 @@ def _checked(
                 "the methods' option target=ids=FILE."
             )
         return plan_of(run)
+    check_taken_again(run)
     if grid.other_seeds:
-        raise UsageError(
-            f"{run.folder} was recorded in your own loop, which assay cannot train under other seeds; leave other_seeds= at 0."
-        )
+        raise UsageError(f"{run.folder} {came_of(run)}, which assay cannot train under other seeds; leave other_seeds= at 0.")
     return None
 
 
