@@ -12,6 +12,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import assay
 from assay.core.errors import NumericalError, UsageError
+from assay.replay.derivative_check import STEPS
+from assay.replay.derivative_check import _compared as compared
+from assay.replay.replay import WRONG
 
 EXAMPLES, CLASSES, EPOCHS, BATCH = 12, 3, 3, 4
 # What torch says of a reentrant checkpoint in evaluation.
@@ -464,3 +467,16 @@ def test_why_a_derivative_could_not_be_checked_is_said_plainly(tmp_path):
         "Float and Double). A model that makes its tensors in the type of its inputs or weights can be checked. Compare a few of them with loo "
         "before you trust them."
     )
+
+
+def test_what_rounding_may_hide_is_no_error_of_a_derivative():
+    # Terms so large that a difference of length 1e-6 loses half a percent of it, as where a schedule ends at a rate next to 0.
+    large = 0.005 * STEPS[0] / (4 * torch.finfo(torch.float64).eps)
+
+    def ends(step, slope):
+        return tuple(torch.tensor([large, sign * step * slope], dtype=torch.float64) for sign in (1, -1))
+
+    for off in (0.0004, -0.004):
+        check = compared(lambda step, slope=1 + off: ends(step, slope), 1.0, 1.0, WRONG)
+        assert check.error <= WRONG and check.conclusive
+    assert compared(lambda step: ends(step, 1.02), 1.0, 1.0, WRONG).error > WRONG

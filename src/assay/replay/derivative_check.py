@@ -33,8 +33,8 @@ class Check:
     """How far a step's derivative is from central differences.
 
     Attributes:
-        error: |difference quotient - derivative|, relative to the derivative's size along a random direction: the largest over the derivatives with
-            respect to the weights of the losses, the parameters and the optimizer's buffers.
+        error: |difference quotient - derivative| beyond what rounding may make of it, relative to the derivative's size along a random direction: the
+            largest over the derivatives with respect to the weights of the losses, the parameters and the optimizer's buffers.
         conclusive: Whether the verdict can be trusted: the derivative passes, or quotients of two step lengths agree better with each other than with
             it.
     """
@@ -161,13 +161,14 @@ def _compared(ends: Callable[[float], tuple[Tensor, ...]], predicted: float, siz
         # What is lost when numbers that are almost equal are subtracted.
         lost = 4 * torch.finfo(torch.float64).eps * float(on.norm()) / step
         if size == 0 or lost > LOST * size:
-            if abs(quotient - predicted) <= lost:
+            # Where a longer difference said more, this one takes nothing back.
+            if not errors and abs(quotient - predicted) <= lost:
                 return Check(0.0, True)
             continue
         quotients.append(quotient)
         errors.append(abs(quotient - predicted) / size)
         if errors[-1] <= tolerance + lost / size:
-            return Check(errors[-1], True)
+            return Check(max(errors[-1] - lost / size, 0.0), True)
     if len(errors) < 2:
         return Check(min(errors, default=float("inf")), False)
     best = min(range(len(errors)), key=errors.__getitem__)
