@@ -265,3 +265,35 @@ def test_the_table_of_adapters_has_the_measured_taus():
         taus = [f"{of[method]['tau with leave-one-out']:.3f}" for method in methods[1:]]
         seconds = ", ".join(f"{of[method]['seconds']:.{0 if of[method]['seconds'] >= 10 else 1}f}" for method in methods)
         assert list(row.values()) == [*taus, seconds], name
+
+
+def test_the_table_of_models_of_a_recording_is_of_its_files():
+    table = tables_of("Models of a recording, against other seeds")[-1]
+    assert table[0] == [
+        "",
+        "digits, LDS by query",
+        "rho of the mean test loss",
+        "MNIST (2,000), LDS by query",
+        "rho of the mean test loss",
+    ]
+    rows = {row[0]: row[1:] for row in table[2:]}
+    found = {}
+    for models in (1, 4, 16):
+        cells, retraining = [], []
+        for data in ("digits", "mnist"):
+            measured = json.loads((DOCS / "results" / f"lds-models-{data}-{models}.json").read_text())
+            assert (
+                measured["lineage"]["folder"] == f"{data}-{models}"
+                and measured["subsets"] == 100
+                and len(measured["queries"]) == 50
+            )
+            for part in ("single", "whole"):
+                by_method = {one["method"]: one for one in measured[part] if one["truth"] == "other seeds"}
+                assert set(by_method) == {"sgd_influence:target=test", "one other retraining"}
+                for method, said in (("sgd_influence:target=test", cells), ("one other retraining", retraining)):
+                    value, low, high = (f"{by_method[method][key]:.2f}".replace("0.", ".", 1) for key in ("value", "low", "high"))
+                    said.append(f"{value} ({low} to {high})")
+        found["1 model" if models == 1 else f"{models} models"] = cells
+        # All numbers of models are held against the same trainings.
+        assert found.setdefault("one real retraining", retraining) == retraining
+    assert rows == found
