@@ -19,6 +19,9 @@ def test_a_run_and_a_recording_are_planned(own, capsys):
     code, out, _ = here(capsys, "plan", *flags, "--models", "3", "--json")
     (table,) = json.loads(out)["tables"]
     assert code == 0 and table["rows"][0][:3] == ["record", 3, 21] and "side by side" not in str(table["columns"])
+    code, out, _ = here(capsys, "plan", *flags, "--folds", "3", "--where", "processes:3", "--json")
+    (table,) = json.loads(out)["tables"]
+    assert code == 0 and table["columns"][5] == "3 side by side" and table["rows"][0][4] == pytest.approx(3 * table["rows"][0][5])
 
 
 @pytest.mark.parametrize(
@@ -27,6 +30,8 @@ def test_a_run_and_a_recording_are_planned(own, capsys):
         (("RUN", "--epochs", "3"), "says how it was trained; leave out recipe"),
         (("--detect", "1", "--data", "digits"), "--detect and --decision are of a run"),
         (("RUN", "--where", "cloud"), "is not one of inline"),
+        (("--data", "digits", "--net", "logistic", "--models", "2", "--where", "cloud"), "is not one of inline"),
+        (("--data", "digits", "--net", "logistic", "--where", "inline"), "--where inline is for the nets of --models or --folds"),
         (("RUN", "--seeds", "0"), "must be 1 or more"),
     ],
 )

@@ -37,7 +37,7 @@ def plan_(
     only_other_seeds: Switch = False,
     decision: str | None = None,
     detect: float | None = None,
-    where: str = "processes",
+    where: str | None = None,
     inputs: list[str] | None = None,
 ) -> None:
     """Say what trainings will cost before they are begun.
@@ -98,11 +98,12 @@ def plan_(
     detect
         A difference in test accuracy, in percentage points: how many seeds it takes to find it.
     where
-        Where the trainings would run, as the commands take it: for as many side by side the time is said too.
+        Where the trainings would run, as the commands take it: for as many side by side the time is said too. By default processes; of the nets of --models
+        or --folds, in this process one after the other, as `assay record` trains them unless it is told, and else in one thread each.
     inputs
         With methods: NAME=FILE, as `assay score` takes them; may be given several times.
     """
-    from ..cluster.executors import side_by_side
+    from ..cluster.executors import side_by_side, threads_of_torch
     from ..core.errors import UsageError
     from ..data.arrays import rows_by_id
     from ..experiments.estimate import estimate_recording, estimate_retraining
@@ -140,13 +141,22 @@ def plan_(
         if detect is not None or decision is not None:
             raise UsageError("--detect and --decision are of a run; name its folder.")
         made = Plan.read(plan, settings) if plan is not None else Plan.make(settings)
-        # One after the other, in one process.
-        show_costs([estimate_recording(made)], 1, "")
+        if where is None:
+            # One after the other, in one process.
+            show_costs([estimate_recording(made)], 1, "")
+            return
+        if made.models == 1 and made.folds is None:
+            raise UsageError(
+                f"--where {where} is for the nets of --models or --folds, and one net is trained here; leave it out."
+            )
+        with threads_of_torch(1):
+            show_costs([estimate_recording(made)], side_by_side(where), where)
         return
     if plan is not None or settings:
         raise UsageError(
             f"{run} says how it was trained; leave out {', '.join(['plan'] * (plan is not None) + list(settings))}, or the run for a recording."
         )
+    where = "processes" if where is None else where
     paths = StudyPaths(run)
     if (name := study_in(paths.plan)) and not RunPaths(run).header.exists():
         place, file = (shlex.quote(str(one)) for one in (run, paths.plan))
