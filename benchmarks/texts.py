@@ -1,6 +1,6 @@
 """Finding flipped labels of texts: the methods that one recorded run can answer, beside 5-fold cross-validated self-confidence of the same net.
 
-`trak` and `knn_shapley` attribute to rows, and the target here is a function of the model; `source` refuses the embedding of places; games and Data-OOB train learners of rows.
+`trak` attributes to rows, and the target here is a function of the model; `source` refuses the embedding of places; games and Data-OOB train learners of rows.
 
 Made texts: each has one of eight topics; a topic is a distribution over 2,000 words around a background that all share (Dirichlet), and a text mixes its topic with
 the background and with one other topic. Texts have 16 to 64 words and are padded within their batch. A tenth of the labels moves to another topic.
@@ -39,7 +39,15 @@ STEPS = ("sgd_influence", "in_run_shapley", "oti", "liveval")
 """What repeats the recorded steps."""
 WINDOWS = ("el2n:at=4", "dual:window=4", "dyn_unc:window=4", "tdds:window=4")
 """What asks for more epochs than these unless it is told."""
-NEIGHBOURS = ("knn_disagreement:features=penultimate", "outlier_distance:features=penultimate", "prediction_depth")
+NEIGHBOURS = (
+    *(
+        "knn_disagreement:features=penultimate",
+        "outlier_distance:features=penultimate",
+        "prediction_depth",
+        "selfclean:features=penultimate",
+    ),
+    *("knn_shapley:target=others,features=penultimate", "cg_score:features=penultimate"),
+)
 ASK = ("influence", "tracin", "sgd_influence", "in_run_shapley")
 """Whose scores are of a target."""
 Batch = dict[str, Tensor]
