@@ -107,6 +107,7 @@ def test_influence_in_the_convex_setting():
     assert found.refused == () and found.agreements[0].tau > 0.2
 
 
+@pytest.mark.slow
 def test_a_seed_that_was_stopped_trains_the_rest(made, tmp_path, monkeypatch):
     train, trained = retraining._trained, []
 
@@ -299,6 +300,7 @@ NEWTON = "influence:damping=0.1,solver=cholesky,form=newton_step"
 EKFAC = "influence:damping=0.1,solver=ekfac"
 
 
+@pytest.mark.slow
 def test_methods_that_need_losses_of_the_outputs_give_scores_where_the_optimizer_has_the_regulariser(tmp_path):
     methods = ("sgd_influence", "sgd_influence:form=gauss_newton", NEWTON, EKFAC)
     grid = FidelityGrid(nets=("logreg",), methods=methods, seeds=1, examples=24)
