@@ -299,3 +299,23 @@ def test_the_table_of_models_of_a_recording_is_of_its_files():
         # All numbers of models are held against the same trainings.
         assert found.setdefault("one real retraining", retraining) == retraining
     assert rows == found
+
+
+def test_the_table_of_all_methods_on_flips_is_of_its_file():
+    measured = figures("detection-mnist")
+    (table,) = (one for one in tables_of("Finding wrong labels") if one[0][-1] == "extra trainings" and one[0][1] == "ranks")
+    found = {name.strip("`"): cells for name, *cells in table[2:]}
+    assert found.keys() == measured["methods"].keys() and measured["seeds"] == [0, 1, 2, 3, 4]
+
+    def short(value):
+        return f"{value:.4f}".removeprefix("0")
+
+    for name, of in measured["methods"].items():
+        ranks, *cells, seconds, trainings = found[name]
+        assert ranks == ("suspicion" if of["claims suspicion"] else "difficulty"), name
+        for cell, key in zip(cells, ("AUC", "AP", "precision at the true count"), strict=True):
+            low, high = of[key]["interval"]
+            assert cell == f"{short(of[key]['mean'])} ({short(low)} to {short(high)})", (name, key)
+        assert float(seconds) == pytest.approx(of["seconds"], abs=0.06) and int(trainings) == of["extra trainings"], name
+    aucs = [of["AUC"]["mean"] for of in measured["methods"].values()]
+    assert sorted(aucs, reverse=True) == [measured["methods"][name]["AUC"]["mean"] for name in found]
