@@ -121,8 +121,9 @@ def test_suspicion_has_its_sign_turned(held):
     assert made.single == ()
 
 
-def test_who_does_not_predict_the_target_is_named(held):
-    made = lds(held, ["self_influence:solver=cholesky", "tracin:target=self", "tracin"], grid=LeaveOutGrid(subsets=4, queries=2))
+@pytest.mark.parametrize("predicts", ["tracin", pytest.param("loo", marks=pytest.mark.slow)])
+def test_who_does_not_predict_the_target_is_named(held, predicts):
+    made = lds(held, ["self_influence:solver=cholesky", "tracin:target=self", predicts], grid=LeaveOutGrid(subsets=4, queries=2))
     assert [words for words in made.warnings if "does not predict" in words] == [
         f"{title} does not predict the loss of 'validation': it ranks suspects, and its rho says whether that loss is lower without those that it suspects."
         for title in ("self_influence:solver=cholesky", "tracin:target=self")

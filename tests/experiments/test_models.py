@@ -441,9 +441,28 @@ def test_models_of_which_one_failed_elsewhere_go_on_to_the_same_bytes(run, tmp_p
         other = small.plan(models=3, record=RECORD, recipe={"epochs": 2, "lr": 0.3})
         record(other, tmp_path / "run", resume=True, execution=Execution(pool))
     monkeypatch.setattr(recording, "train", train)
+    sent = sent_elsewhere(monkeypatch)
     with executor("inline") as pool:
         made = record(plan, tmp_path / "run", resume=True, execution=Execution(pool))
     assert small.contents(made) == small.contents(run)
+    # The first was whole.
+    assert [call.name for call in sent] == ["record-model-2", "record-model-3"]
+
+
+def sent_elsewhere(monkeypatch):
+    """The calls that are given to an executor from now on."""
+    sent, run_all = [], recording.run_all
+    monkeypatch.setattr(recording, "run_all", lambda pool, calls, *more: (sent.extend(calls), run_all(pool, calls, *more))[1])
+    return sent
+
+
+def test_a_job_is_known_by_its_plan_too_where_another_is_recorded_into_the_same_folder(tmp_path, monkeypatch):
+    sent = sent_elsewhere(monkeypatch)
+    for lr in (0.1, 0.2):
+        with executor("inline") as pool:
+            record(small.plan(models=2, recipe={"epochs": 1, "lr": lr}), tmp_path / "run", execution=Execution(pool))
+        shutil.rmtree(tmp_path / "run")
+    assert len({call.key for call in sent}) == len(sent) == 4
 
 
 def test_what_cannot_be_recorded_is_said_before_anything_is_sent_elsewhere(tmp_path):
@@ -455,6 +474,8 @@ def test_what_cannot_be_recorded_is_said_before_anything_is_sent_elsewhere(tmp_p
         with pytest.raises(UsageError, match="A run without checkpoints cannot be resumed"):
             record(small.plan(models=2, record={"checkpoints": "none"}), tmp_path / "run", resume=True, execution=Execution(pool))
     assert not (tmp_path / "run").exists()
+    with executor("inline") as pool, pytest.raises(UsageError, match="last_batch='drop' leaves 6 of 198"):
+        record(small.plan(folds=2, recipe={"last_batch": "drop"}), tmp_path / "folds", execution=Execution(pool))
 
 
 def test_a_run_that_is_begun_elsewhere_says_how_it_was_trained_and_not_how_it_was_begun(tmp_path):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from .record import epochs_kept, given, set_also
+from .record import check_several, epochs_kept, given, set_also
 from .values import MaybeWhole, Switch, Whole
 
 if TYPE_CHECKING:
@@ -145,10 +145,7 @@ def plan_(
             # One after the other, in one process.
             show_costs([estimate_recording(made)], 1, "")
             return
-        if made.models == 1 and made.folds is None:
-            raise UsageError(
-                f"--where {where} is for the nets of --models or --folds, and one net is trained here; leave it out."
-            )
+        check_several(made, where)
         with threads_of_torch(1):
             show_costs([estimate_recording(made)], side_by_side(where), where)
         return

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from .values import MaybeWhole, Switch
 
 if TYPE_CHECKING:
+    from ..experiments.plan import Plan
     from ..runs.run import Run
 
 
@@ -144,7 +145,6 @@ def record_(
     from contextlib import nullcontext
 
     from ..cluster.executors import executor
-    from ..core.errors import UsageError
     from ..core.words import printable
     from ..experiments.execution import Execution
     from ..experiments.plan import Plan
@@ -198,8 +198,8 @@ def record_(
         say(f"{run}: {len(done.ids):,} examples; {_passes(done, folds)}. Next: assay score {run} all")
         return
     made = Plan.read(plan, settings) if plan is not None else Plan.make(settings)
-    if where is not None and made.models == 1 and made.folds is None:
-        raise UsageError(f"--where {where} is for the nets of --models or --folds, and one net is trained here; leave it out.")
+    if where is not None:
+        check_several(made, where)
     with showing_progress() as progress, nullcontext() if where is None else executor(where) as pool:
         done = record(made, run, resume=resume, execution=Execution(pool, progress))
     for note in done.header.about.get("notes", ()):  # type: ignore[attr-defined]
@@ -212,6 +212,18 @@ def record_(
     if done.selection:
         say(f"{done.selection}.")
     say(f"{run}: {done.epochs} epochs of {len(done.ids):,} examples recorded{several}. Next: assay score {run} all")
+
+
+def check_several(plan: "Plan", where: str) -> None:
+    """Refuse --where for a plan of a single training.
+
+    Raises:
+        UsageError: There is one.
+    """
+    from ..core.errors import UsageError
+
+    if plan.models == 1 and plan.folds is None:
+        raise UsageError(f"--where {where} is for the nets of --models or --folds, and one net is trained here; leave it out.")
 
 
 def _passes(run: "Run", folds: int | None) -> str:

@@ -15,7 +15,7 @@ from .errors import MissingEvidence, UsageError, listed
 from .evidence import Evidence
 from .method import AbstractMethod
 from .needs import EPOCH_NEEDS, Need
-from .passes import Passes
+from .passes import Passes, called
 from .results import Result, Stream
 from .spans import span, steps_of
 from .steps import Step
@@ -269,8 +269,8 @@ def too_few(
     """The error for a method that reads more epochs than were recorded; it suggests an option that fits and that `served` accepts, if any."""
     near = fitting(method, recorded, served)
     has, more = str(recorded), "Record more epochs"
-    if passes is not None and passes.noun(recorded) == "pass":
-        has, more = f"{recorded} pass{'es' * (recorded > 1)}", "Record, or give, the passes of more epochs"
+    if "pass" in (words := called(passes, recorded)):
+        has, more = f"{recorded} {words[recorded != 1]}", "Record, or give, the passes of more epochs"
     return MissingEvidence(
         f"{method.title} reads at least {method.fewest_epochs} epochs, but this run has {has}. {more}"
         + (f", or score {near.title}, which fits." if near is not None else ".")

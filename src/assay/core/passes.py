@@ -41,10 +41,6 @@ class Passes:
         """Whether no model that predicts an example was trained on it."""
         return self.kind not in ("training", "evaluation")
 
-    def noun(self, count: int) -> str:
-        """What one of them is called where there are so many: an epoch of a training, or a pass that is the only one, or repeats another."""
-        return "pass" if self.repeats or count == 1 else "epoch"
-
     def summary(self, count: int, folds: int = 0) -> str:
         """What they are, in words.
 
@@ -57,6 +53,19 @@ class Passes:
         """
         what, (name, meaning) = "repeated pass" if self.repeats else "pass", KINDS[self.kind]
         return f"{count} {what}{'es' if count != 1 else ''}, {f'held out, {folds} folds' if folds else name}: {meaning}"
+
+
+def called(passes: Passes | None, count: int) -> tuple[str, str]:
+    """What the passes of a recording are called: epochs of a training, or passes where there is only one, or each repeats another.
+
+    Args:
+        passes: What the passes are; None for the epochs of a recorded training.
+        count: How many there are.
+
+    Returns:
+        One, and several: `epoch` and `epochs`, or `pass` and `passes`.
+    """
+    return ("pass", "passes") if passes is not None and (passes.repeats or count == 1) else ("epoch", "epochs")
 
 
 def in_sample(passes: Passes | None) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..core.decision import Action, Decision
 from ..core.errors import AssayError
 from ..core.needs import Need
+from ..core.passes import called
 from ..core.report_data import ClassCounts, Confusion, LearningCurve
 from ..data.examples import Examples
 from ..runs.run import Run
@@ -45,7 +46,7 @@ def learning_curves(models: Sequence[Run], held_out: Mapping[int, float]) -> tup
         if accuracy is not None or loss is not None:
             passes = models[0].passes
             part = HELD_OUT if passes is not None and passes.unseen else "training"
-            if passes is not None and passes.noun(epochs) == "pass":
+            if "pass" in called(passes, epochs):
                 # Nothing follows on anything.
                 accuracy, loss = (None if one is None else one.mean(0, keepdim=True) for one in (accuracy, loss))
                 over = "in one pass" if epochs == 1 else f"mean of {epochs} passes"

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..cluster.executors import Call, run_all
 from ..core.arguments import checked_arguments, moved_keywords
-from ..core.errors import Mismatch, NotWritten, OutputExists, UsageError, listed
+from ..core.errors import Mismatch, NotWritten, OutputExists, RunError, UsageError, listed
 from ..core.lineage import fingerprint
 from ..core.live_selection import EpochSelection
 from ..core.passes import Passes
@@ -162,7 +163,7 @@ def _record_models(plan: Plan, loaded: LoadedData, paths: RunPaths, resume: bool
 def _spread(
     members: Mapping[str, tuple[Plan, Path]], examples: Examples, paths: RunPaths, pool: Executor, progress: Progress
 ) -> None:
-    """Record each of several plans into a folder of its own, in an executor's places.
+    """Record each of several plans into a folder of its own, in an executor's places, but those that are there whole.
 
     Raises:
         TrialFailed: One ended in an error.
@@ -172,14 +173,24 @@ def _spread(
             f"record-{name}",
             _record_elsewhere,
             (plan.plain(), str(folder.absolute())),
-            fingerprint(str(folder.absolute()), examples.content, __version__),
+            fingerprint(str(folder.absolute()), json.dumps(plan.plain(), sort_keys=True), examples.content, __version__),
             resumes=plan.record.checkpoints != "none",
         )
         for name, (plan, folder) in members.items()
+        if not _whole(plan, folder)
     ]
-    progress.advance("record", 0, len(calls))
-    for done, (name, _) in enumerate(run_all(pool, calls, paths.logs, "record"), 1):
-        progress.advance("record", done, len(calls), name)
+    before, total = len(members) - len(calls), len(members)
+    progress.advance("record", before, total)
+    for done, (name, _) in enumerate(run_all(pool, calls, paths.logs, "record", before), before + 1):
+        progress.advance("record", done, total, name)
+
+
+def _whole(plan: Plan, folder: Path) -> bool:
+    """Whether a recording by the plan came to its end; what is damaged did not, which is said when it is gone on with."""
+    try:
+        return Run(folder).epochs == plan.training.epochs
+    except RunError:
+        return False
 
 
 def _record_elsewhere(plain: Mapping[str, object], folder: str) -> None:
@@ -291,11 +302,14 @@ def _record_folds(plan: Plan, loaded: LoadedData, paths: RunPaths, resume: bool,
             save_truth(examples.ids, loaded.true_labels, paths.truth, corrupted=loaded.corrupted)
         folds = range(plan.folds or 0)
         if execution.pool is not None:
+            for fold in folds:
+                _check_recordable(plan, int((numbers != fold).sum()), resume)
             members = {f"fold-{fold + 1}": (plan.of_fold(fold), paths.fold(fold).folder) for fold in folds}
             _spread(members, examples, paths, execution.pool, execution.progress)
-        for fold in folds if execution.pool is None else ():
-            part, task = loaded.without(numbers == fold), f"record fold {fold + 1} of {plan.folds}"
-            _record_model(plan.of_fold(fold), part, paths.fold(fold).folder, resume, execution.progress, task)
+        else:
+            for fold in folds:
+                part, task = loaded.without(numbers == fold), f"record fold {fold + 1} of {plan.folds}"
+                _record_model(plan.of_fold(fold), part, paths.fold(fold).folder, resume, execution.progress, task)
         save_folds(examples.ids, numbers, paths.fold_table)
         for epoch in _epochs_kept(plan)[recorder.epochs :]:
             recorder.begin()

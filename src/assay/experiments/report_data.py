@@ -20,6 +20,7 @@ from ..core.explanation import Explanation
 from ..core.ids import Ids
 from ..core.lineage import Lineage
 from ..core.method_comparison import ComparedMethod
+from ..core.passes import called
 from ..core.report_data import (
     Agreement,
     DataMap,
@@ -470,9 +471,8 @@ def _facts(
         facts["damaged"] = f"{int(damaged.sum()):,} of {len(damaged):,} images, on purpose; no method saw which"
     if predicted:
         over = f" and the {len(models)} models" if several else ""
-        nouns = {"epoch": "epochs", "pass": "passes"}["epoch" if run.passes is None else run.passes.noun(run.epochs)]
         trained = " that trained on it" if header.partial else ""
-        means = f", averaged over all recorded {nouns}{trained}{over}"
+        means = f", averaged over all recorded {called(run.passes, run.epochs)[1]}{trained}{over}"
         if run.passes is not None and run.epochs == 1:
             means = f", averaged over the {len(models)} models" if several else ""
         facts["predicted label"] = f"the class of the largest probability{means}"
@@ -483,10 +483,9 @@ def _trajectories(evidence: Evidence, place: Tensor) -> tuple[Trajectories, str]
     epochs = evidence.recorded
     wanted = torch.linspace(0, epochs - 1, min(epochs, MOST_EPOCHS)).round().to(torch.int64).unique().tolist()
     lines = torch.stack([evidence.epoch(epoch).target_probs[place] for epoch in wanted], dim=1)
-    noun = "epoch" if evidence.passes is None else evidence.passes.noun(epochs)
-    many = "passes" if noun == "pass" else "epochs"
+    one, many = called(evidence.passes, epochs)
     note = f"Trajectories show {len(wanted)} of {epochs} {many}, evenly spaced." if len(wanted) < epochs else ""
-    return Trajectories(tuple(wanted), lines, noun), note
+    return Trajectories(tuple(wanted), lines, one), note
 
 
 def _histogram(scores: Scores, wrong: Bool[Tensor, " examples"] | None) -> Histogram:

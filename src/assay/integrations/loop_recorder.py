@@ -38,6 +38,7 @@ from ..runs.recording import Recording
 from ..runs.run import SAVED_RATES, SHARDED, Run
 from ..training.batches import placed
 from ..training.device import device_of
+from .across_batch import beside_others, copied, doubt_of
 from .altered import AlteredWeights
 from .carried import CarriedGradients
 from .casts import CastWatch
@@ -47,7 +48,6 @@ from .live_scores import Live
 from .loader_checks import check_together
 from .loop_state import Parts, ends_alike, saved_state
 from .mixing import MixtureWatch
-from .neighbours import beside_others, copied, doubt_of
 from .processes import Processes, disconnected, said_at_the_end
 from .row_watch import RowWatch
 from .selecting import Selecting
